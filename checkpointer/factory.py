@@ -1,0 +1,146 @@
+"""The flag: `USE_POSTGRES_SAVER` decides which saver a graph is compiled with.
+
+    USE_POSTGRES_SAVER off                       → InMemorySaver, said plainly in the log
+    on, with POSTGRES_CONNECTION_STRING or _HOST → PooledPostgresSaver on that server
+    on, without, `embedded` extra installed      → PooledPostgresSaver on the embedded server
+    on, without, no extra                        → EmbeddedMissingError
+
+It never falls back to memory by itself.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Literal
+
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.serde.base import SerializerProtocol
+
+from checkpointer.metrics import BACKEND
+from checkpointer.postgres import schema as tables
+from checkpointer.postgres.embedded import embedded_server
+from checkpointer.postgres.migrations import MigrationSet
+from checkpointer.postgres.pool import PoolOptions, open_pool, wait_until_ready
+from checkpointer.postgres.probe import Probe
+from checkpointer.postgres.saver import PooledPostgresSaver
+from checkpointer.settings import CheckpointerSettings, mask_conninfo
+
+__all__ = ["open_postgres_saver", "open_saver"]
+
+_log = logging.getLogger(__name__)
+
+
+@asynccontextmanager
+async def open_saver(
+    settings: CheckpointerSettings | None = None, *, migrations: Sequence[MigrationSet] = ()
+) -> AsyncIterator[BaseCheckpointSaver[Any]]:
+    """Open the saver that the settings (by default: the environment) ask for.
+
+    `migrations` are further tables to set up in the same schema, under the same lock. Raises `SettingsError`,
+    `ConnectError` or `SchemaError`; see `checkpointer.errors`.
+    """
+    settings = settings or CheckpointerSettings()
+    if not settings.use_postgres_saver:
+        async with _memory_saver() as memory:
+            yield memory
+        return
+    async with _server(settings) as (conninfo, migration_conninfo), open_postgres_saver(
+        conninfo,
+        schema=settings.postgres_schema,
+        migration_conninfo=migration_conninfo,
+        migrations=migrations,
+        setup=settings.postgres_setup,
+        setup_timeout_s=settings.postgres_setup_timeout,
+        connect_attempts=settings.postgres_connect_attempts,
+        connect_backoff_s=settings.postgres_connect_backoff,
+        connect_timeout_s=settings.postgres_connect_timeout,
+        retry_for_s=settings.postgres_retry_for,
+        pool=PoolOptions(
+            min_size=settings.postgres_pool_min_size,
+            max_size=settings.postgres_pool_max_size,
+            timeout_s=settings.postgres_pool_timeout,
+            pooler=settings.postgres_pooler,
+        ),
+    ) as saver:
+        yield saver
+
+
+@asynccontextmanager
+async def _memory_saver() -> AsyncIterator[InMemorySaver]:
+    saver = InMemorySaver()
+    _log.warning(
+        "[Checkpointer] MemorySaver enabled: runs do not survive a restart (USE_POSTGRES_SAVER is not set)"
+    )
+    with _announced("memory"):
+        yield saver
+
+
+@asynccontextmanager
+async def _server(settings: CheckpointerSettings) -> AsyncIterator[tuple[str, str]]:
+    """The connection strings for work and for migrations."""
+    if settings.has_connection:
+        yield settings.conninfo(), settings.migration_conninfo()
+        return
+    async with embedded_server(settings.postgres_embedded_dir) as conninfo:
+        yield conninfo, conninfo
+
+
+@asynccontextmanager
+async def open_postgres_saver(
+    conninfo: str,
+    *,
+    schema: str = "workflow_checkpoints",
+    migration_conninfo: str | None = None,
+    migrations: Sequence[MigrationSet] = (),
+    setup: Literal["auto", "verify"] = "auto",
+    setup_timeout_s: float = 60.0,
+    connect_attempts: int = 5,
+    connect_backoff_s: float = 0.5,
+    connect_timeout_s: float = 10.0,
+    retry_for_s: float = 30.0,
+    pool: PoolOptions = PoolOptions(),  # noqa: B008 - frozen
+    serde: SerializerProtocol | None = None,
+) -> AsyncIterator[PooledPostgresSaver]:
+    """Open a PostgreSQL saver without looking at the environment. Times are in seconds.
+
+    Waits until the server is ready, creates or verifies the tables, then opens the pool. Raises `ConnectError`
+    or `SchemaError`.
+    """
+    version = await wait_until_ready(
+        conninfo, attempts=connect_attempts, backoff_s=connect_backoff_s, timeout_s=connect_timeout_s
+    )
+    if setup == "auto":
+        await tables.setup(migration_conninfo or conninfo, schema, migrations, timeout_s=setup_timeout_s)
+    else:
+        await tables.verify(migration_conninfo or conninfo, schema, migrations)
+    async with open_pool(conninfo, schema, pool) as connections, Probe(conninfo) as probe:
+        saver = PooledPostgresSaver(
+            connections,
+            schema=schema,
+            probe=probe,
+            shown=mask_conninfo(conninfo),
+            server_version=version,
+            retry_for_s=retry_for_s,
+            serde=serde,
+        )
+        _log.info(
+            "[Checkpointer] PostgresSaver enabled (schema %s, server %s, pool %d-%d)",
+            saver.schema,
+            saver.server_version,
+            connections.min_size,
+            connections.max_size,
+        )
+        with _announced("postgres"):
+            yield saver
+
+
+@contextmanager
+def _announced(backend: Literal["memory", "postgres"]) -> Iterator[None]:
+    BACKEND.labels(backend=backend).set(1)
+    try:
+        yield
+    finally:
+        BACKEND.remove(backend)

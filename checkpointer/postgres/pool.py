@@ -1,0 +1,153 @@
+"""Connections: waiting until the server is ready, and the pool.
+
+A connection is checked before it is handed out, has keepalives and `tcp_user_timeout` (a server that fell
+silent is noticed in seconds, not hours), and a maximum idle time and lifetime.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.rows import DictRow, dict_row
+from psycopg_pool import AsyncConnectionPool
+
+from checkpointer.errors import ConnectError
+from checkpointer.postgres.retry import summary
+from checkpointer.settings import mask_conninfo
+
+__all__ = ["Connection", "Pool", "PoolOptions", "connect", "open_pool", "wait_until_ready"]
+
+Connection = AsyncConnection[DictRow]
+Pool = AsyncConnectionPool[Connection]
+
+_log = logging.getLogger(__name__)
+
+# libpq gives no SQLSTATE for a refused connection, so the remedy goes by the server's English text; a server that
+# speaks another language gets the general remedy.
+_REMEDIES = (
+    (r"password authentication failed|no password supplied", "check POSTGRES_USER and POSTGRES_PASSWORD"),
+    (r"database .* does not exist", "create it (createdb) or correct POSTGRES_DATABASE"),
+    (r"role .* does not exist", "create the role or correct POSTGRES_USER"),
+    (r"no pg_hba.conf entry", "allow this host and user in the server's pg_hba.conf"),
+    (r"too many clients|remaining connection slots", "lower POSTGRES_POOL_MAX_SIZE or raise max_connections"),
+    (r"could not translate host|Name or service not known|resolve", "check POSTGRES_HOST"),
+    (
+        r"Connection refused|No such file",
+        "start PostgreSQL there, or correct POSTGRES_HOST and POSTGRES_PORT",
+    ),
+)
+_GENERAL_REMEDY = "check that PostgreSQL runs there and that POSTGRES_CONNECTION_STRING is right"
+
+
+@dataclass(frozen=True, slots=True)
+class PoolOptions:
+    """Sizes and times of the pool; times in seconds."""
+
+    min_size: int = 2
+    max_size: int = 10
+    timeout_s: float = 10.0
+    max_idle_s: float = 300.0
+    max_lifetime_s: float = 3600.0
+    pooler: Literal["none", "transaction"] = "none"
+
+
+async def connect(conninfo: str, *, timeout_s: float = 10.0, **options: Any) -> Connection:
+    """One connection of the kind used everywhere here: autocommit, rows as dicts, keepalives.
+
+    Raises `psycopg.OperationalError` or `TimeoutError`.
+    """
+    async with asyncio.timeout(timeout_s):
+        return await AsyncConnection.connect(conninfo, **_connection_options(**options))
+
+
+def _connection_options(**options: Any) -> dict[str, Any]:
+    return {
+        "autocommit": True,
+        "row_factory": dict_row,
+        "application_name": "holdfast",
+        "keepalives": 1,
+        "keepalives_idle": 15,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 10_000,
+        **options,
+    }
+
+
+async def wait_until_ready(conninfo: str, *, attempts: int, backoff_s: float, timeout_s: float) -> str:
+    """Try `SELECT 1` until it answers; returns the server's version, such as `18.4`.
+
+    Between attempts it waits `backoff_s`, doubled each time and jittered. Raises `ConnectError` after the last.
+    """
+    shown = mask_conninfo(conninfo)
+    for attempt in range(1, attempts + 1):
+        try:
+            return await _ask_version(conninfo, timeout_s)
+        except (psycopg.Error, TimeoutError, OSError) as exc:
+            reason = summary(exc) if str(exc) else f"no answer within {timeout_s:g} s"
+            if attempt == attempts:
+                _log.warning("[POSTGRES] attempt %d of %d on %s failed: %s", attempt, attempts, shown, reason)
+                raise ConnectError(_explain(conninfo, reason, attempts)) from exc
+            pause_s = backoff_s * 2 ** (attempt - 1) * random.uniform(0.75, 1.25)  # noqa: S311 - jitter
+            _log.warning(
+                "[POSTGRES] attempt %d of %d on %s failed, next in %.1f s: %s",
+                attempt,
+                attempts,
+                shown,
+                pause_s,
+                reason,
+            )
+            await asyncio.sleep(pause_s)
+    raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+async def _ask_version(conninfo: str, timeout_s: float) -> str:
+    async with asyncio.timeout(timeout_s):
+        async with await connect(conninfo, timeout_s=timeout_s) as conn:
+            await conn.execute("SELECT 1")
+            return conn.info.parameter_status("server_version") or "unknown"
+
+
+def _explain(conninfo: str, reason: str, attempts: int) -> str:
+    parts = conninfo_to_dict(conninfo)
+    remedy = next((text for pattern, text in _REMEDIES if re.search(pattern, reason)), _GENERAL_REMEDY)
+    return (
+        f"PostgreSQL is not usable at host {parts.get('host') or 'the default socket'}, "
+        f"port {parts.get('port') or 5432}, user {parts.get('user') or 'the default user'} "
+        f"({mask_conninfo(conninfo)}) after {attempts} attempts: {reason}. Remedy: {remedy}"
+    )
+
+
+@asynccontextmanager
+async def open_pool(conninfo: str, schema: str, options: PoolOptions) -> AsyncIterator[Pool]:
+    """A pool whose connections are checked before use; closed, with its connections, at the end."""
+    pool: Pool = AsyncConnectionPool(
+        conninfo,
+        open=False,
+        min_size=options.min_size,
+        max_size=options.max_size,
+        timeout=options.timeout_s,
+        max_idle=options.max_idle_s,
+        max_lifetime=options.max_lifetime_s,
+        # Past this the pool stops doubling its pause and the next request makes it try at once; with the
+        # library's 300 s a server that was away for a minute would be found again only half a minute late.
+        reconnect_timeout=4.0,
+        check=AsyncConnectionPool.check_connection,
+        kwargs=_connection_options(
+            prepare_threshold=None if options.pooler == "transaction" else 5,
+            options=f"-c search_path={schema}",
+        ),
+        name="holdfast",
+    )
+    async with pool:
+        yield pool

@@ -1,0 +1,85 @@
+"""Fixtures every test may use: a server for the session, a fresh database per test, clean settings."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+from checkpointer import CheckpointerSettings
+from checkpointer.postgres import schema as tables
+from tests.postgres import Cluster, fresh_database, own_cluster
+
+_PREFIXES = ("POSTGRES_", "CHECKPOINT_", "HOLDFAST_", "API_TOKENS", "USE_POSTGRES_SAVER", "WORKER_", "RUN_")
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No setting of the person who runs the suite, and no `.env` of theirs, reaches a test."""
+    for name in list(os.environ):
+        if name.startswith(_PREFIXES) or name in {"HOST", "PORT", "LOG_FORMAT", "LOG_LEVEL"}:
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def admin_dsn() -> Iterator[str]:
+    """The session's server, as a role that may create databases."""
+    if given := os.environ.get("TEST_POSTGRES_DSN"):
+        yield given
+        return
+    with own_cluster("-c fsync=off -c max_connections=200") as cluster:
+        yield cluster.dsn()
+
+
+@pytest.fixture(scope="session")
+def template(admin_dsn: str) -> Iterator[str]:
+    """A database with the checkpointer's tables, to be copied."""
+    with fresh_database(admin_dsn) as dsn:
+        asyncio.run(tables.setup(dsn, "workflow_checkpoints", ()))
+        yield str(conninfo_to_dict(dsn)["dbname"])
+
+
+@pytest.fixture
+def postgres_dsn(admin_dsn: str, template: str) -> Iterator[str]:
+    """A database of this test's own, in which the checkpointer's tables are made already."""
+    with fresh_database(admin_dsn, template=template) as dsn:
+        yield dsn
+
+
+@pytest.fixture
+def empty_dsn(admin_dsn: str) -> Iterator[str]:
+    """A database of this test's own with nothing in it."""
+    with fresh_database(admin_dsn) as dsn:
+        yield dsn
+
+
+@pytest.fixture
+def checkpointer_settings(postgres_dsn: str) -> CheckpointerSettings:
+    """The flag on, against this test's database."""
+    return CheckpointerSettings(
+        use_postgres_saver=True,
+        postgres_connection_string=postgres_dsn,
+        postgres_pool_max_size=5,
+        postgres_connect_attempts=2,
+        postgres_connect_backoff=0.05,
+    )
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    """A server of this test's own, to be stopped and killed."""
+    with own_cluster() as server:
+        yield server
+
+
+@pytest.fixture
+def conn(postgres_dsn: str) -> Iterator[psycopg.Connection]:
+    """A plain connection to this test's database, to look at rows."""
+    with psycopg.connect(postgres_dsn, autocommit=True) as connection:
+        yield connection
