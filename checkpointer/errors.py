@@ -4,9 +4,14 @@
     ├── SettingsError             a setting is missing, unreadable or contradicts another (exit code 2)
     │   └── EmbeddedMissingError  the flag is on, but there is neither a connection nor the embedded extra
     ├── ConnectError              the server could not be used at start, after the bounded attempts
-    ├── SchemaError               tables are missing or too new, or the role may not create them
+    ├── SchemaError               tables are missing, or the role may not create or use them
     │   └── SetupBlockedError     setup waited for another backend for too long
-    └── SaverUnavailableError     a save or load ran out of time while the server was away
+    ├── SaverUnavailableError     a save or load ran out of time while the server was away
+    ├── SaverClosedError          a save or load came after the saver was closed
+    ├── StaleWriterError          the thread was taken over: this writer's epoch is an old one
+    ├── UnsavableError            an id or value that PostgreSQL can't hold
+    ├── UnreadableError           a stored value that can't be decoded: no such key, another row's, or damaged
+    └── BlockedTypeError          a stored value names a type that may not be rebuilt
 
 Messages say what was wrong, with which value (never a secret), and what to do next. Errors of psycopg are
 translated where they leave this package, `from` the original.
@@ -15,13 +20,18 @@ translated where they leave this package, `from` the original.
 from __future__ import annotations
 
 __all__ = [
+    "BlockedTypeError",
     "CheckpointerError",
     "ConnectError",
     "EmbeddedMissingError",
+    "SaverClosedError",
     "SaverUnavailableError",
     "SchemaError",
     "SettingsError",
     "SetupBlockedError",
+    "StaleWriterError",
+    "UnreadableError",
+    "UnsavableError",
 ]
 
 
@@ -49,7 +59,7 @@ class ConnectError(CheckpointerError):
 
 
 class SchemaError(CheckpointerError):
-    """The tables are missing, too new for this version, or may not be created by this role."""
+    """The tables are missing, or this role may not create or use them."""
 
 
 class SetupBlockedError(SchemaError):
@@ -64,4 +74,42 @@ class SaverUnavailableError(CheckpointerError):
         super().__init__(
             f"{operation} was given up after {tried_for_s:.1f} s of retries: {cause}; "
             "nothing of it was acknowledged. Check the server, or raise POSTGRES_RETRY_FOR"
+        )
+
+
+class SaverClosedError(CheckpointerError):
+    """The saver was closed before this save or load could be accepted."""
+
+    def __init__(self, operation: str) -> None:
+        super().__init__(f"{operation} came after the saver was closed: keep `open_saver` open while graphs run")
+
+
+class StaleWriterError(CheckpointerError):
+    """Another process has taken the thread over; nothing of this save was written."""
+
+    def __init__(self, thread_id: str, epoch: int) -> None:
+        self.thread_id = thread_id
+        self.epoch = epoch
+        super().__init__(
+            f"thread {thread_id!r} was taken over or deleted: epoch {epoch} is no longer its own, "
+            "nothing was written. Stop this attempt; the new owner continues from the last checkpoint"
+        )
+
+
+class UnsavableError(CheckpointerError, ValueError):
+    """An id or value that PostgreSQL can't hold; the message names it and why."""
+
+
+class UnreadableError(CheckpointerError):
+    """A stored value can't be decoded: its key is not configured, it was moved from another row, or is damaged."""
+
+
+class BlockedTypeError(CheckpointerError):
+    """A stored value names a type outside the allow-list; it was not rebuilt."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(
+            f"a stored value names {name}, which is not on the allow-list, and was not rebuilt. "
+            f"If it is yours and you trust it, add it: CHECKPOINT_ALLOWED_MODULES={name}"
         )

@@ -11,8 +11,11 @@ It never falls back to memory by itself.
 from __future__ import annotations
 
 import logging
+import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import Any, Literal
 
 from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -20,17 +23,28 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from checkpointer.metrics import BACKEND
+from checkpointer.migrations import MIGRATIONS
 from checkpointer.postgres import schema as tables
+from checkpointer.postgres.batch_load import BatchLoad
+from checkpointer.postgres.batching import Limits
+from checkpointer.postgres.codec import Codec
 from checkpointer.postgres.embedded import embedded_server
+from checkpointer.postgres.group_commit import GroupCommit
 from checkpointer.postgres.migrations import MigrationSet
 from checkpointer.postgres.pool import PoolOptions, open_pool, wait_until_ready
 from checkpointer.postgres.probe import Probe
+from checkpointer.postgres.queries import load_queries
 from checkpointer.postgres.saver import PooledPostgresSaver
-from checkpointer.settings import CheckpointerSettings, mask_conninfo
+from checkpointer.postgres.worker_connection import WorkerConnection
+from checkpointer.serde import AllowListSerializer, Cipher, CompressedSerializer, parse_allowed_modules
+from checkpointer.settings import CheckpointerSettings, check_target, mask_conninfo
 
 __all__ = ["open_postgres_saver", "open_saver"]
 
 _log = logging.getLogger(__name__)
+# Open savers by engine: the metric says 1 until the last of a kind is closed. `open_saver_sync` opens in threads.
+_in_use: Counter[str] = Counter()
+_in_use_lock = threading.Lock()
 
 
 @asynccontextmanager
@@ -47,33 +61,44 @@ async def open_saver(
         async with _memory_saver() as memory:
             yield memory
         return
-    async with _server(settings) as (conninfo, migration_conninfo), open_postgres_saver(
-        conninfo,
-        schema=settings.postgres_schema,
-        migration_conninfo=migration_conninfo,
-        migrations=migrations,
-        setup=settings.postgres_setup,
-        setup_timeout_s=settings.postgres_setup_timeout,
-        connect_attempts=settings.postgres_connect_attempts,
-        connect_backoff_s=settings.postgres_connect_backoff,
-        connect_timeout_s=settings.postgres_connect_timeout,
-        retry_for_s=settings.postgres_retry_for,
-        pool=PoolOptions(
-            min_size=settings.postgres_pool_min_size,
-            max_size=settings.postgres_pool_max_size,
-            timeout_s=settings.postgres_pool_timeout,
-            pooler=settings.postgres_pooler,
-        ),
-    ) as saver:
+    async with (
+        _server(settings) as (conninfo, migration_conninfo),
+        open_postgres_saver(
+            conninfo,
+            schema=settings.postgres_schema,
+            migration_conninfo=migration_conninfo,
+            migrations=migrations,
+            setup=settings.postgres_setup,
+            setup_timeout_s=settings.postgres_setup_timeout,
+            connect_attempts=settings.postgres_connect_attempts,
+            connect_backoff_s=settings.postgres_connect_backoff,
+            connect_timeout_s=settings.postgres_connect_timeout,
+            retry_for_s=settings.postgres_retry_for,
+            pool=PoolOptions(
+                min_size=settings.postgres_pool_min_size,
+                max_size=settings.postgres_pool_max_size,
+                timeout_s=settings.postgres_pool_timeout,
+                pooler=settings.postgres_pooler,
+            ),
+        ) as saver,
+    ):
         yield saver
+
+
+def _serializer(settings: CheckpointerSettings) -> SerializerProtocol:
+    plain = AllowListSerializer(parse_allowed_modules(settings.checkpoint_allowed_modules))
+    return plain if settings.checkpoint_compression == "none" else CompressedSerializer(plain)
+
+
+def _cipher(settings: CheckpointerSettings) -> Cipher | None:
+    keys = settings.checkpoint_encryption_keys
+    return Cipher.parse(keys.get_secret_value()) if keys is not None else None
 
 
 @asynccontextmanager
 async def _memory_saver() -> AsyncIterator[InMemorySaver]:
     saver = InMemorySaver()
-    _log.warning(
-        "[Checkpointer] MemorySaver enabled: runs do not survive a restart (USE_POSTGRES_SAVER is not set)"
-    )
+    _log.warning("[Checkpointer] MemorySaver enabled: runs do not survive a restart (USE_POSTGRES_SAVER is not set)")
     with _announced("memory"):
         yield saver
 
@@ -102,29 +127,60 @@ async def open_postgres_saver(
     connect_timeout_s: float = 10.0,
     retry_for_s: float = 30.0,
     pool: PoolOptions = PoolOptions(),  # noqa: B008 - frozen
+    writers: int = 2,
+    readers: int = 1,
+    limits: Limits = Limits(),  # noqa: B008 - frozen
     serde: SerializerProtocol | None = None,
+    cipher: Cipher | None = None,
 ) -> AsyncIterator[PooledPostgresSaver]:
     """Open a PostgreSQL saver without looking at the environment. Times are in seconds.
 
-    Waits until the server is ready, creates or verifies the tables, then opens the pool. Raises `ConnectError`
-    or `SchemaError`.
+    Beside the pool it keeps `writers` + `readers` connections, which serve all saves and loads; `limits` bounds
+    what waits for them. `serde` is by default LangGraph's with an allow-list, compressed; a `cipher` encrypts.
+
+    Waits until the server is ready, creates or verifies the tables, then opens the pool. Raises `SettingsError`,
+    `ConnectError` or `SchemaError`.
     """
-    version = await wait_until_ready(
-        conninfo, attempts=connect_attempts, backoff_s=connect_backoff_s, timeout_s=connect_timeout_s
+    direct = migration_conninfo or conninfo
+    for address in (conninfo, direct):
+        check_target(address, schema)
+    ready = partial(
+        wait_until_ready, attempts=connect_attempts, backoff_s=connect_backoff_s, timeout_s=connect_timeout_s
     )
+    version = await ready(conninfo)
+    if direct != conninfo:
+        await ready(direct)
     if setup == "auto":
-        await tables.setup(migration_conninfo or conninfo, schema, migrations, timeout_s=setup_timeout_s)
+        await tables.setup(direct, schema, (MIGRATIONS, *migrations), timeout_s=setup_timeout_s)
     else:
-        await tables.verify(migration_conninfo or conninfo, schema, migrations)
-    async with open_pool(conninfo, schema, pool) as connections, Probe(conninfo) as probe:
+        await tables.verify(direct, schema, (MIGRATIONS, *migrations), timeout_s=setup_timeout_s)
+    statements = load_queries("checkpointer.postgres", schema)
+    worker = partial(WorkerConnection, conninfo, pooler=pool.pooler, connect_timeout_s=connect_timeout_s)
+    async with (
+        open_pool(conninfo, pool) as connections,
+        Probe(conninfo) as probe,
+        GroupCommit(
+            [worker() for _ in range(writers)],
+            statements["save_batch"],
+            retry_for_s=retry_for_s,
+            limits=limits,
+        ) as group_commit,
+        BatchLoad(
+            [worker() for _ in range(readers)],
+            statements["load_batch"] + statements["checkpoint_rows"],
+            retry_for_s=retry_for_s,
+        ) as batch_load,
+    ):
         saver = PooledPostgresSaver(
             connections,
+            group_commit,
+            batch_load,
+            Codec(serde or CompressedSerializer(), cipher),
             schema=schema,
             probe=probe,
             shown=mask_conninfo(conninfo),
             server_version=version,
             retry_for_s=retry_for_s,
-            serde=serde,
         )
         _log.info(
             "[Checkpointer] PostgresSaver enabled (schema %s, server %s, pool %d-%d)",
@@ -139,8 +195,13 @@ async def open_postgres_saver(
 
 @contextmanager
 def _announced(backend: Literal["memory", "postgres"]) -> Iterator[None]:
-    BACKEND.labels(backend=backend).set(1)
+    with _in_use_lock:
+        _in_use[backend] += 1
+        BACKEND.labels(backend=backend).set(1)
     try:
         yield
     finally:
-        BACKEND.remove(backend)
+        with _in_use_lock:
+            _in_use[backend] -= 1
+            if not _in_use[backend]:
+                BACKEND.remove(backend)

@@ -15,7 +15,6 @@ from urllib.parse import quote
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pydantic import (
-    AliasChoices,
     BeforeValidator,
     Field,
     SecretStr,
@@ -28,13 +27,25 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from checkpointer.errors import SettingsError
 
-__all__ = ["CheckpointerSettings", "Flag", "Seconds", "explain", "mask_conninfo"]
+__all__ = ["CheckpointerSettings", "Flag", "Seconds", "check_target", "explain", "is_schema_name", "mask_conninfo"]
 
 _TRUE = {"true", "1", "yes", "on"}
 _FALSE = {"false", "0", "no", "off"}
 _SECRET_FIELDS = re.compile(r"password|token|key|secret|connection_string", re.IGNORECASE)
 # An identifier that needs no quoting, so that the name reads the same in psql, in a log and in a URL.
-_SCHEMA_NAME = re.compile(r"[a-z_][a-z0-9_$]{0,62}")
+_SCHEMA_NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+_SCHEMA_TAKES = (
+    "lower-case letters, digits and underscores, at most 63, not beginning with a digit or pg_, "
+    "and not information_schema"
+)
+_CONNINFO_TAKES = (
+    "a URI such as postgresql://user:password@host:5432/database (a password's @ / ? # % are written "
+    "%40 %2F %3F %23 %25 there), or libpq's host=… port=… dbname=…"
+)
+# One port, or one per host; an empty one is the default.
+_PORTS = re.compile(r"\d{0,5}(,\d{0,5})*")
+# A bare @ after the one that ends a URI's user and password, and before its query.
+_AT_IN_ADDRESS = re.compile(r"postgres(?:ql)?://(?:[^@/]*@)?+[^?@]*@")
 
 
 def _flag(value: object) -> object:
@@ -82,55 +93,61 @@ class CheckpointerSettings(BaseSettings):
     postgres_connect_backoff: Seconds = 0.5
     postgres_connect_timeout: Seconds = 10.0
     postgres_retry_for: Seconds = 30.0
-    postgres_embedded_dir: Path | None = Field(
-        default=None, validation_alias=AliasChoices("POSTGRES_EMBEDDED_DIR", "postgres_embedded_dir")
-    )
+    checkpoint_compression: Literal["zstd", "none"] = "zstd"
+    checkpoint_encryption_keys: SecretStr | None = None
+    checkpoint_allowed_modules: str = ""
+    postgres_embedded_dir: Path | None = None
 
     def __init__(self, **values: Any) -> None:
         try:
             super().__init__(**values)
         except ValidationError as exc:
-            raise SettingsError(explain(exc)) from None
+            problem = explain(exc)
+        except (OSError, UnicodeDecodeError) as exc:
+            problem = f"{Path('.env').absolute()} can't be read: {exc}"
+        else:
+            return
+        # Raised out here so that pydantic's error, which quotes secrets, is not kept as the context.
+        raise SettingsError(problem)
 
     @field_validator("*", mode="before")
     @classmethod
     def _empty_is_unset(cls, value: object, info: Any) -> object:
         """Treat `NAME=` in an env file as not set, except for the flag, where it is unreadable."""
-        if value == "" and info.field_name != "use_postgres_saver":
+        if isinstance(value, str) and not value.strip() and info.field_name != "use_postgres_saver":
             return cls.model_fields[info.field_name].get_default(call_default_factory=True)
         return value
 
     @field_validator("postgres_schema")
     @classmethod
     def _schema_name(cls, value: str) -> str:
-        if not _SCHEMA_NAME.fullmatch(value) or value.startswith("pg_"):
-            raise PydanticCustomError(
-                "schema_name",
-                "takes lower-case letters, digits and underscores, at most 63, not beginning with pg_",
-            )
+        if not is_schema_name(value):
+            raise PydanticCustomError("schema_name", f"takes {_SCHEMA_TAKES}")
         return value
 
     @field_validator("postgres_connection_string", "postgres_migration_connection_string")
     @classmethod
     def _conninfo(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None:
-            try:
-                conninfo_to_dict(value.get_secret_value())
-            except ProgrammingError:
-                # The parser's own message may quote the password, so it is not passed on.
-                raise PydanticCustomError(
-                    "conninfo",
-                    "takes a URI such as postgresql://user:password@host:5432/database, "
-                    "or libpq's host=… port=… dbname=…",
-                ) from None
+        if value is None:
+            return None
+        text = value.get_secret_value().strip()  # a secret that is mounted as a file ends in a newline
+        if _parts(text) is None:
+            raise PydanticCustomError("conninfo", f"takes {_CONNINFO_TAKES}")
+        return SecretStr(text)
+
+    @field_validator("postgres_host")
+    @classmethod
+    def _host(cls, value: str | None) -> str | None:
+        if value is not None and _is_mixed_up(value):
+            raise PydanticCustomError(
+                "host", "takes a host name, address or socket directory; a URI goes to POSTGRES_CONNECTION_STRING"
+            )
         return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.postgres_pool_max_size < self.postgres_pool_min_size:
-            raise PydanticCustomError(
-                "pool_size", "POSTGRES_POOL_MAX_SIZE must not be below POSTGRES_POOL_MIN_SIZE"
-            )
+            raise PydanticCustomError("pool_size", "POSTGRES_POOL_MAX_SIZE must not be below POSTGRES_POOL_MIN_SIZE")
         return self
 
     @property
@@ -175,27 +192,74 @@ def explain(error: ValidationError) -> str:
     lines = []
     for item in error.errors():
         name = ".".join(str(part) for part in item["loc"]).upper()
-        got = "***" if _SECRET_FIELDS.search(name) else repr(item["input"])
+        secret = _SECRET_FIELDS.search(name) or "@" in str(item["input"])
+        got = "***" if secret else repr(item["input"])
         message = item["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
         takes = message if message.startswith("takes ") else f"takes: {message}"
         lines.append(f"{name}={got} can't be used: it {takes}" if name else message)
     return "; ".join(lines)
 
 
+def is_schema_name(name: str) -> bool:
+    """Whether it can name a schema of ours."""
+    return bool(_SCHEMA_NAME.fullmatch(name)) and not name.startswith("pg_") and name != "information_schema"
+
+
+def check_target(conninfo: str, schema: str) -> None:
+    """Raise `SettingsError`, without quoting a secret, unless both can be used.
+
+    For those who give them as arguments; `CheckpointerSettings` checks its own.
+    """
+    if _parts(conninfo) is None:
+        raise SettingsError(f"the connection string can't be used: it takes {_CONNINFO_TAKES}")
+    if not is_schema_name(schema):
+        raise SettingsError(f"schema={schema!r} can't be used: it takes {_SCHEMA_TAKES}")
+
+
 def mask_conninfo(conninfo: str) -> str:
     """The connection string as a URI to show: `postgresql://claude:***@localhost:5432/claude_studio`.
 
     Only host, port, user and database are shown; whatever else the string holds (a client key's password,
-    a service file) stays out.
+    a service file) stays out, and so does all of a string that can't be read with certainty.
     """
-    try:
-        parts = conninfo_to_dict(conninfo)
-    except ProgrammingError:
+    parts = _parts(conninfo)
+    if parts is None:
         return "postgresql://***"
-    user = quote(str(parts.get("user") or ""), safe="")
+    user = quote(parts.get("user", ""), safe="")
     secret = ":***" if parts.get("password") else ""
     at = f"{user}{secret}@" if user or secret else ""
-    host = str(parts.get("host") or parts.get("hostaddr") or "")
-    where = quote(host, safe=",.-") if host.startswith("/") else host
-    port = f":{parts['port']}" if parts.get("port") else ""
-    return f"postgresql://{at}{where}{port}/{parts.get('dbname') or ''}"
+    hosts = (parts.get("host") or parts.get("hostaddr") or "").split(",")
+    ports = parts.get("port", "").split(",")
+    if len(ports) < len(hosts):  # one port counts for every host
+        ports = ports[:1] * len(hosts)
+    where = ",".join(_shown_host(host, port) for host, port in zip(hosts, ports, strict=False))
+    return f"postgresql://{at}{where}/{quote(parts.get('dbname', ''), safe='')}"
+
+
+def _shown_host(host: str, port: str) -> str:
+    shown = f"[{host}]" if ":" in host else quote(host, safe=".-_")
+    return f"{shown}:{port}" if port else shown
+
+
+def _parts(conninfo: str) -> dict[str, str] | None:
+    """What libpq reads in the string; None where that is not, for certain, what was meant.
+
+    In a URI whose password holds a bare `@` or `/`, libpq finds the rest of the password in the host, the port
+    or the database.
+    """
+    try:
+        parts = {name: str(value) for name, value in conninfo_to_dict(conninfo).items() if value is not None}
+    except ProgrammingError:
+        return None
+    certain = (
+        _PORTS.fullmatch(parts.get("port", ""))
+        and not _AT_IN_ADDRESS.match(conninfo)
+        and not any(_is_mixed_up(parts.get(name, "")) for name in ("host", "hostaddr"))
+        and "://" not in parts.get("dbname", "")
+    )
+    return parts if certain else None
+
+
+def _is_mixed_up(host: str) -> bool:
+    # A leading @ is an abstract socket's.
+    return "@" in host[1:] or "://" in host

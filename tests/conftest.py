@@ -12,6 +12,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from checkpointer import CheckpointerSettings
+from checkpointer.migrations import MIGRATIONS
 from checkpointer.postgres import schema as tables
 from tests.postgres import Cluster, fresh_database, own_cluster
 
@@ -41,7 +42,7 @@ def admin_dsn() -> Iterator[str]:
 def template(admin_dsn: str) -> Iterator[str]:
     """A database with the checkpointer's tables, to be copied."""
     with fresh_database(admin_dsn) as dsn:
-        asyncio.run(tables.setup(dsn, "workflow_checkpoints", ()))
+        asyncio.run(tables.setup(dsn, "workflow_checkpoints", (MIGRATIONS,)))
         yield str(conninfo_to_dict(dsn)["dbname"])
 
 

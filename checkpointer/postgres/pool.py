@@ -39,7 +39,10 @@ _REMEDIES = (
     (r"database .* does not exist", "create it (createdb) or correct POSTGRES_DATABASE"),
     (r"role .* does not exist", "create the role or correct POSTGRES_USER"),
     (r"no pg_hba.conf entry", "allow this host and user in the server's pg_hba.conf"),
-    (r"too many clients|remaining connection slots", "lower POSTGRES_POOL_MAX_SIZE or raise max_connections"),
+    (
+        r"too many (clients|connections)|remaining connection slots",
+        "lower POSTGRES_POOL_MAX_SIZE or raise max_connections",
+    ),
     (r"could not translate host|Name or service not known|resolve", "check POSTGRES_HOST"),
     (
         r"Connection refused|No such file",
@@ -129,7 +132,7 @@ def _explain(conninfo: str, reason: str, attempts: int) -> str:
 
 
 @asynccontextmanager
-async def open_pool(conninfo: str, schema: str, options: PoolOptions) -> AsyncIterator[Pool]:
+async def open_pool(conninfo: str, options: PoolOptions) -> AsyncIterator[Pool]:
     """A pool whose connections are checked before use; closed, with its connections, at the end."""
     pool: Pool = AsyncConnectionPool(
         conninfo,
@@ -143,10 +146,7 @@ async def open_pool(conninfo: str, schema: str, options: PoolOptions) -> AsyncIt
         # library's 300 s a server that was away for a minute would be found again only half a minute late.
         reconnect_timeout=4.0,
         check=AsyncConnectionPool.check_connection,
-        kwargs=_connection_options(
-            prepare_threshold=None if options.pooler == "transaction" else 5,
-            options=f"-c search_path={schema}",
-        ),
+        kwargs=_connection_options(prepare_threshold=None if options.pooler == "transaction" else 5),
         name="holdfast",
     )
     async with pool:

@@ -34,6 +34,4 @@ def load_queries(package: str, schema: str) -> Mapping[str, str]:
     text = files(package).joinpath("queries.sql").read_text(encoding="utf-8")
     _, *parts = _NAME.split(text)
     named = zip(parts[::2], parts[1::2], strict=True)
-    return MappingProxyType(
-        {name: body.replace("{schema}", quote_identifier(schema)).strip() for name, body in named}
-    )
+    return MappingProxyType({name: body.replace("{schema}", quote_identifier(schema)).strip() for name, body in named})

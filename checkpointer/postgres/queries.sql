@@ -75,7 +75,309 @@ SELECT a.pid, a.usename, a.application_name, a.state, date_trunc('second', now()
  ORDER BY a.xact_start NULLS LAST;
 
 -- name: invalid_indexes
--- Indexes left half-built by a CREATE INDEX CONCURRENTLY that was cut off; IF NOT EXISTS would keep them so.
+-- LangGraph's indexes left half-built by a CREATE INDEX CONCURRENTLY that was cut off; IF NOT EXISTS would keep
+-- them so. Others may be under construction by someone else.
 SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS index
   FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n.oid = c.relnamespace
- WHERE NOT i.indisvalid AND n.nspname = %(schema)s;
+ WHERE NOT i.indisvalid AND n.nspname = %(schema)s AND c.relname = ANY (%(names)s);
+
+-- name: save_batch
+-- Writes a batch: blobs, checkpoints and task writes of many saves, less the saves whose fence refuses them.
+-- Gives a row for each refused save: `stale` when the thread was taken over, else its fence is being moved now.
+WITH claimed AS (
+    SELECT * FROM unnest(%(fence_save)s, %(fence_thread)s, %(fence_epoch)s) AS c (save, thread_id, epoch)
+), held AS MATERIALIZED (
+    -- Held until this commits, so that a takeover waits for us. A fence that is being moved right now is skipped:
+    -- one slow takeover must not stall the other threads' saves.
+    SELECT f.thread_id, f.epoch FROM {schema}.checkpoint_fences f
+     WHERE f.thread_id = ANY (%(fence_thread)s) FOR SHARE SKIP LOCKED
+), refused AS MATERIALIZED (
+    SELECT c.save, coalesce(h.epoch, f.epoch) IS DISTINCT FROM c.epoch AS stale
+      FROM claimed c
+      LEFT JOIN held h USING (thread_id)
+      LEFT JOIN {schema}.checkpoint_fences f USING (thread_id)
+     WHERE h.epoch IS DISTINCT FROM c.epoch
+), blobs AS (
+    INSERT INTO {schema}.checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
+    SELECT thread_id, checkpoint_ns, channel, version, type, blob
+      FROM unnest(%(blob_save)s, %(blob_thread)s, %(blob_ns)s, %(blob_channel)s, %(blob_version)s,
+                  %(blob_type)s, %(blob_blob)s)
+           AS n (save, thread_id, checkpoint_ns, channel, version, type, blob)
+     WHERE n.save NOT IN (SELECT r.save FROM refused r)
+    ON CONFLICT (thread_id, checkpoint_ns, channel, version) DO NOTHING
+), checkpoints AS (
+    INSERT INTO {schema}.checkpoints
+           (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
+    SELECT thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata
+      FROM unnest(%(cp_save)s, %(cp_thread)s, %(cp_ns)s, %(cp_id)s, %(cp_parent)s, %(cp_checkpoint)s,
+                  %(cp_metadata)s)
+           AS n (save, thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
+     WHERE n.save NOT IN (SELECT r.save FROM refused r)
+    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id) DO UPDATE
+       SET parent_checkpoint_id = EXCLUDED.parent_checkpoint_id,
+           checkpoint = EXCLUDED.checkpoint, metadata = EXCLUDED.metadata
+), writes AS (
+    -- LangGraph's special writes (an error, an interrupt, a resume) have a negative idx and replace an earlier
+    -- one; a task's ordinary writes stay as they were first saved.
+    INSERT INTO {schema}.checkpoint_writes
+           (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
+    SELECT thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob
+      FROM unnest(%(w_save)s, %(w_thread)s, %(w_ns)s, %(w_checkpoint)s, %(w_task)s, %(w_path)s, %(w_idx)s,
+                  %(w_channel)s, %(w_type)s, %(w_blob)s)
+           AS n (save, thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
+     WHERE n.save NOT IN (SELECT r.save FROM refused r)
+    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) DO UPDATE
+       SET task_path = EXCLUDED.task_path, channel = EXCLUDED.channel, type = EXCLUDED.type, blob = EXCLUDED.blob
+     WHERE EXCLUDED.idx < 0
+)
+SELECT save, stale FROM refused;
+
+-- name: load_batch
+-- One checkpoint for each asked thread and namespace: the one with the asked id, or the latest where that is null.
+-- Continued by `checkpoint_rows`.
+WITH wanted AS MATERIALIZED (
+    SELECT a.n::int4 AS n, c.*
+      FROM unnest(%(threads)s, %(namespaces)s, %(ids)s) WITH ORDINALITY
+           AS a (thread_id, checkpoint_ns, checkpoint_id, n)
+     CROSS JOIN LATERAL (
+           (SELECT thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata
+              FROM {schema}.checkpoints
+             WHERE a.checkpoint_id IS NULL
+               AND thread_id = a.thread_id AND checkpoint_ns = a.checkpoint_ns
+             ORDER BY checkpoint_id DESC LIMIT 1)
+           UNION ALL
+           (SELECT thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata
+              FROM {schema}.checkpoints
+             WHERE thread_id = a.thread_id AND checkpoint_ns = a.checkpoint_ns
+               AND checkpoint_id = a.checkpoint_id)) c
+)
+
+-- name: list_page
+-- A page of checkpoints, newest first, all filters optional. Continued by `checkpoint_rows`.
+WITH wanted AS MATERIALIZED (
+    SELECT (row_number() OVER (ORDER BY checkpoint_id DESC, thread_id, checkpoint_ns))::int4 AS n,
+           thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata
+      FROM {schema}.checkpoints
+     WHERE (%(thread)s::text IS NULL OR thread_id = %(thread)s)
+       AND (%(namespace)s::text IS NULL OR checkpoint_ns = %(namespace)s)
+       AND (%(id)s::text IS NULL OR checkpoint_id = %(id)s)
+       AND (%(before)s::text IS NULL OR checkpoint_id < %(before)s)
+       AND (%(filter)s::jsonb IS NULL OR metadata @> %(filter)s)
+       AND (%(after_id)s::text IS NULL OR checkpoint_id < %(after_id)s
+            OR (checkpoint_id = %(after_id)s AND (thread_id, checkpoint_ns) > (%(after_thread)s, %(after_ns)s)))
+     ORDER BY checkpoint_id DESC, thread_id, checkpoint_ns
+     LIMIT %(limit)s
+)
+
+-- name: checkpoint_rows
+-- The wanted checkpoints as flat rows: the checkpoint itself (kind 0: thread, namespace, id, parent), a row per
+-- stored channel value (kind 1: channel, type) and one per pending write (kind 2: task, type, channel, path).
+SELECT n, 0::int2 AS kind, thread_id AS a, checkpoint_ns AS b, checkpoint_id AS c, parent_checkpoint_id AS d,
+       NULL::int4 AS idx, checkpoint, metadata, NULL::bytea AS blob
+  FROM wanted
+UNION ALL
+SELECT w.n, 1::int2, v.key, b.type, NULL, NULL, NULL, NULL, NULL, b.blob
+  FROM wanted w
+ CROSS JOIN LATERAL jsonb_each_text(w.checkpoint -> 'channel_versions') v
+ CROSS JOIN LATERAL (
+       SELECT type, blob FROM {schema}.checkpoint_blobs
+        WHERE thread_id = w.thread_id AND checkpoint_ns = w.checkpoint_ns
+          AND channel = v.key AND version = v.value
+        LIMIT 1) b
+UNION ALL
+SELECT w.n, 2::int2, cw.task_id, cw.type, cw.channel, cw.task_path, cw.idx, NULL, NULL, cw.blob
+  FROM wanted w
+  JOIN {schema}.checkpoint_writes cw
+    ON cw.thread_id = w.thread_id AND cw.checkpoint_ns = w.checkpoint_ns AND cw.checkpoint_id = w.checkpoint_id;
+
+-- name: pending_sends
+-- What tasks sent (Send) under a parent checkpoint: where checkpoints older than version 4 keep them.
+SELECT type, blob, task_id, idx FROM {schema}.checkpoint_writes
+ WHERE thread_id = %(thread)s AND checkpoint_ns = %(namespace)s AND checkpoint_id = %(parent)s
+   AND channel = %(tasks)s
+ ORDER BY task_path, task_id, idx;
+
+-- name: delta_history
+-- Walks from a checkpoint's parent upwards, for each asked channel to the nearest stored value (its seed). Gives
+-- the writes met on the way (kind 0) and the seeds: a blob (kind 1) or a value in the checkpoint's JSON (kind 2).
+WITH RECURSIVE chain AS (
+    (SELECT 0 AS depth, NULL::text AS checkpoint_id, parent_checkpoint_id AS parent,
+            '{}'::text[] AS wanted, %(channels)s::text[] AS unseeded, NULL::jsonb AS versions, NULL::jsonb AS inline
+       FROM {schema}.checkpoints
+      WHERE thread_id = %(thread)s AND checkpoint_ns = %(namespace)s
+        AND (%(id)s::text IS NULL OR checkpoint_id = %(id)s)
+      ORDER BY checkpoint_id DESC LIMIT 1)
+    UNION ALL
+    SELECT c.depth + 1, p.checkpoint_id, p.parent_checkpoint_id, c.unseeded,
+           ARRAY(SELECT channel FROM unnest(c.unseeded) channel
+                  WHERE coalesce(p.checkpoint -> 'channel_values' -> channel, 'null') = 'null'
+                    AND NOT EXISTS (
+                        SELECT FROM {schema}.checkpoint_blobs b
+                         WHERE b.thread_id = p.thread_id AND b.checkpoint_ns = p.checkpoint_ns
+                           AND b.channel = channel
+                           AND b.version = p.checkpoint -> 'channel_versions' ->> channel)),
+           p.checkpoint -> 'channel_versions', p.checkpoint -> 'channel_values'
+      FROM chain c
+      JOIN {schema}.checkpoints p
+        ON p.thread_id = %(thread)s AND p.checkpoint_ns = %(namespace)s AND p.checkpoint_id = c.parent
+     WHERE c.unseeded <> '{}'
+)
+SELECT 0::int2 AS kind, c.depth, c.checkpoint_id, w.channel, w.task_id, w.task_path, w.idx, w.type, w.blob,
+       NULL::text AS version, NULL::jsonb AS value
+  FROM chain c
+  JOIN {schema}.checkpoint_writes w
+    ON w.thread_id = %(thread)s AND w.checkpoint_ns = %(namespace)s AND w.checkpoint_id = c.checkpoint_id
+   AND w.channel = ANY (c.wanted)
+UNION ALL
+SELECT CASE WHEN b.type IS NULL THEN 2 ELSE 1 END, c.depth, c.checkpoint_id, seeded.channel, NULL, NULL, NULL,
+       b.type, b.blob, c.versions ->> seeded.channel, jsonb_build_object('seed', c.inline -> seeded.channel)
+  FROM chain c
+ CROSS JOIN LATERAL (SELECT unnest(c.wanted) EXCEPT SELECT unnest(c.unseeded)) AS seeded (channel)
+  LEFT JOIN {schema}.checkpoint_blobs b
+    ON b.thread_id = %(thread)s AND b.checkpoint_ns = %(namespace)s AND b.channel = seeded.channel
+   AND b.version = c.versions ->> seeded.channel;
+
+-- name: one_snapshot
+-- Has every statement of the transaction see the same rows.
+SET TRANSACTION ISOLATION LEVEL REPEATABLE READ;
+
+-- name: delete_threads
+-- Deletes everything that threads saved.
+WITH checkpoints AS (
+    DELETE FROM {schema}.checkpoints WHERE thread_id = ANY (%(threads)s)
+), blobs AS (
+    DELETE FROM {schema}.checkpoint_blobs WHERE thread_id = ANY (%(threads)s)
+)
+DELETE FROM {schema}.checkpoint_writes WHERE thread_id = ANY (%(threads)s);
+
+-- name: raise_fences
+-- Locks out the writers of threads that are about to be deleted.
+UPDATE {schema}.checkpoint_fences SET epoch = epoch + 1 WHERE thread_id = ANY (%(threads)s);
+
+-- name: thread_outline
+-- Every checkpoint of a thread without its values, newest first, with what pruning goes by: its run, the root
+-- checkpoint that a subgraph's call began from, and the DeltaChannels that it counts updates of.
+SELECT checkpoint_ns, checkpoint_id, parent_checkpoint_id AS parent, (checkpoint ->> 'v')::int AS v,
+       metadata ->> 'run_id' AS run_id, metadata -> 'parents' ->> '' AS root,
+       metadata ? 'delta_writes_versioned' AS delta_writes,
+       ARRAY(SELECT jsonb_object_keys(CASE jsonb_typeof(metadata -> 'counters_since_delta_snapshot')
+             WHEN 'object' THEN metadata -> 'counters_since_delta_snapshot' ELSE '{}' END)) AS counted,
+       ARRAY(SELECT v.key FROM jsonb_each(CASE jsonb_typeof(checkpoint -> 'channel_values')
+             WHEN 'object' THEN checkpoint -> 'channel_values' ELSE '{}' END) v
+              WHERE v.value = 'true' AND EXISTS (
+                    SELECT FROM {schema}.checkpoint_blobs b
+                     WHERE b.thread_id = c.thread_id AND b.checkpoint_ns = c.checkpoint_ns AND b.channel = v.key
+                       AND b.version = c.checkpoint -> 'channel_versions' ->> v.key)) AS marked
+  FROM {schema}.checkpoints c
+ WHERE thread_id = %(thread)s
+ ORDER BY checkpoint_ns, checkpoint_id DESC;
+
+-- name: senders
+-- The checkpoints of a thread under which something was sent to tasks.
+SELECT DISTINCT checkpoint_ns, checkpoint_id FROM {schema}.checkpoint_writes
+ WHERE thread_id = %(thread)s AND channel = %(tasks)s;
+
+-- name: written_channels
+-- The channels that a thread's tasks ever wrote.
+SELECT DISTINCT checkpoint_ns, channel FROM {schema}.checkpoint_writes WHERE thread_id = %(thread)s;
+
+-- name: stored_values
+-- Which checkpoints of a thread hold a value of their own for the given channels.
+SELECT c.checkpoint_ns, c.checkpoint_id, array_agg(channel) AS channels
+  FROM {schema}.checkpoints c
+ CROSS JOIN unnest(%(channels)s::text[]) channel
+ WHERE c.thread_id = %(thread)s
+   AND (coalesce(c.checkpoint -> 'channel_values' -> channel, 'null') <> 'null'
+        OR EXISTS (SELECT FROM {schema}.checkpoint_blobs b
+                    WHERE b.thread_id = c.thread_id AND b.checkpoint_ns = c.checkpoint_ns AND b.channel = channel
+                      AND b.version = c.checkpoint -> 'channel_versions' ->> channel))
+ GROUP BY c.checkpoint_ns, c.checkpoint_id;
+
+-- name: delete_checkpoints
+-- Deletes checkpoints of a namespace with their writes, unlinks those that had them as parents, and then deletes
+-- the values that only they referred to. Gives how many checkpoints and values went.
+WITH gone AS (
+    DELETE FROM {schema}.checkpoints
+     WHERE thread_id = %(thread)s AND checkpoint_ns = %(namespace)s AND checkpoint_id = ANY (%(ids)s)
+    RETURNING checkpoint -> 'channel_versions' AS versions
+), writes AS (
+    DELETE FROM {schema}.checkpoint_writes
+     WHERE thread_id = %(thread)s AND checkpoint_ns = %(namespace)s AND checkpoint_id = ANY (%(ids)s)
+), unlinked AS (
+    UPDATE {schema}.checkpoints SET parent_checkpoint_id = NULL
+     WHERE thread_id = %(thread)s AND checkpoint_ns = %(namespace)s
+       AND parent_checkpoint_id = ANY (%(ids)s) AND NOT checkpoint_id = ANY (%(ids)s)
+), kept AS MATERIALIZED (
+    SELECT DISTINCT v.key AS channel, v.value AS version
+      FROM {schema}.checkpoints c CROSS JOIN LATERAL jsonb_each_text(c.checkpoint -> 'channel_versions') v
+     WHERE c.thread_id = %(thread)s AND c.checkpoint_ns = %(namespace)s AND NOT c.checkpoint_id = ANY (%(ids)s)
+), garbage AS MATERIALIZED (
+    SELECT v.key AS channel, v.value AS version
+      FROM gone CROSS JOIN LATERAL jsonb_each_text(gone.versions) v
+    EXCEPT SELECT channel, version FROM kept
+), blobs AS (
+    DELETE FROM {schema}.checkpoint_blobs b USING garbage g
+     WHERE b.thread_id = %(thread)s AND b.checkpoint_ns = %(namespace)s
+       AND b.channel = g.channel AND b.version = g.version
+    RETURNING 1
+)
+SELECT (SELECT count(*) FROM gone) AS checkpoints, (SELECT count(*) FROM blobs) AS blobs;
+
+-- name: threads_of_runs
+-- The threads in which runs saved something.
+SELECT DISTINCT thread_id FROM {schema}.checkpoints WHERE metadata ->> 'run_id' = ANY (%(runs)s);
+
+-- name: copy_rows
+-- Copies a thread's checkpoints, and those of its values and writes that are not encrypted.
+WITH checkpoints AS (
+    INSERT INTO {schema}.checkpoints
+           (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata)
+    SELECT %(target)s, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata
+      FROM {schema}.checkpoints WHERE thread_id = %(source)s
+    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id) DO UPDATE
+       SET parent_checkpoint_id = EXCLUDED.parent_checkpoint_id,
+           checkpoint = EXCLUDED.checkpoint, metadata = EXCLUDED.metadata
+), blobs AS (
+    INSERT INTO {schema}.checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
+    SELECT %(target)s, checkpoint_ns, channel, version, type, blob
+      FROM {schema}.checkpoint_blobs WHERE thread_id = %(source)s AND strpos(type, '+gcm.') = 0
+    ON CONFLICT (thread_id, checkpoint_ns, channel, version) DO UPDATE
+       SET type = EXCLUDED.type, blob = EXCLUDED.blob
+)
+INSERT INTO {schema}.checkpoint_writes
+       (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
+SELECT %(target)s, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob
+  FROM {schema}.checkpoint_writes WHERE thread_id = %(source)s AND strpos(coalesce(type, ''), '+gcm.') = 0
+ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) DO UPDATE
+   SET task_path = EXCLUDED.task_path, channel = EXCLUDED.channel, type = EXCLUDED.type, blob = EXCLUDED.blob;
+
+-- name: sealed_blobs
+-- A thread's encrypted values.
+SELECT thread_id, checkpoint_ns, channel, version, type, blob FROM {schema}.checkpoint_blobs
+ WHERE thread_id = %(thread)s AND strpos(type, '+gcm.') > 0;
+
+-- name: sealed_writes
+-- A thread's encrypted writes.
+SELECT thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob
+  FROM {schema}.checkpoint_writes WHERE thread_id = %(thread)s AND strpos(coalesce(type, ''), '+gcm.') > 0;
+
+-- name: put_blob
+-- Adds or replaces one value.
+INSERT INTO {schema}.checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
+VALUES (%(thread_id)s, %(checkpoint_ns)s, %(channel)s, %(version)s, %(type)s, %(blob)s)
+ON CONFLICT (thread_id, checkpoint_ns, channel, version) DO UPDATE SET type = EXCLUDED.type, blob = EXCLUDED.blob;
+
+-- name: put_write
+-- Adds or replaces one write.
+INSERT INTO {schema}.checkpoint_writes
+       (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
+VALUES (%(thread_id)s, %(checkpoint_ns)s, %(checkpoint_id)s, %(task_id)s, %(task_path)s, %(idx)s, %(channel)s,
+        %(type)s, %(blob)s)
+ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) DO UPDATE
+   SET task_path = EXCLUDED.task_path, channel = EXCLUDED.channel, type = EXCLUDED.type, blob = EXCLUDED.blob;
+
+-- name: acquire_fence
+-- Raises a thread's epoch by one, or begins at 1.
+INSERT INTO {schema}.checkpoint_fences AS f (thread_id, epoch) VALUES (%(thread)s, 1)
+ON CONFLICT (thread_id) DO UPDATE SET epoch = f.epoch + 1
+RETURNING epoch;

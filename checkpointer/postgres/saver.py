@@ -1,72 +1,112 @@
-"""`PooledPostgresSaver`: LangGraph's checkpoints in PostgreSQL, over a pool of checked connections.
+"""`PooledPostgresSaver`: LangGraph's checkpoints in PostgreSQL, written and read in batches.
 
-Tables, rows and queries are upstream's `AsyncPostgresSaver`'s. What differs: operations do not queue behind one
-lock, they are measured, and an operation that failed because of the server is sent again for `retry_for_s`
-seconds (every statement is an upsert, so that is safe).
+The tables are exactly upstream's; the stock `AsyncPostgresSaver` reads what this saver wrote (given its serializer,
+with encryption off), and this one reads what the stock one wrote.
+
+    aput, aput_writes → Codec (rows, in the caller's task) → GroupCommit → one statement for everyone
+    aget_tuple        → BatchLoad → one statement for everyone → Codec (values, in the caller's task)
+    alist, deleting, copying, pruning → the pool
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import contextmanager
+from copy import copy
+from functools import partial
 from time import perf_counter
-from types import TracebackType
-from typing import Any, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 from langchain_core.runnables import RunnableConfig
-from langgraph.checkpoint.base import ChannelVersions, Checkpoint, CheckpointMetadata, CheckpointTuple
+from langgraph.checkpoint.base import (
+    ChannelVersions,
+    Checkpoint,
+    CheckpointMetadata,
+    CheckpointTuple,
+    DeltaChannelHistory,
+    get_checkpoint_id,
+    get_serializable_checkpoint_metadata,
+)
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
-from langgraph.checkpoint.serde.base import SerializerProtocol
+from langgraph.checkpoint.serde.types import TASKS
 from prometheus_client import Histogram
+from psycopg.rows import TupleRow, tuple_row
 
-from checkpointer.metrics import ERRORS, LOAD_SECONDS, SAVE_SECONDS
-from checkpointer.postgres.pool import Pool
+from checkpointer.errors import UnsavableError
+from checkpointer.metrics import CHECKPOINT_BYTES, ERRORS, LOAD_SECONDS, SAVE_SECONDS
+from checkpointer.postgres.batch_load import BatchLoad
+from checkpointer.postgres.codec import Codec, is_large, jsonb, numbered, text
+from checkpointer.postgres.delta import history
+from checkpointer.postgres.fence import fence_epoch
+from checkpointer.postgres.group_commit import GroupCommit, Save
+from checkpointer.postgres.pool import Connection, Pool
 from checkpointer.postgres.probe import Probe
+from checkpointer.postgres.queries import load_queries
+from checkpointer.postgres.retention import Keep, copy_thread, delete_runs, delete_threads, prune
 from checkpointer.postgres.retry import ride_out
+from checkpointer.postgres.worker_connection import register_row_types
+from checkpointer.serde import CompressedSerializer
 
 __all__ = ["PooledPostgresSaver"]
 
+P = ParamSpec("P")
 T = TypeVar("T")
-
-
-class _NoLock(asyncio.Lock):
-    """Stands in for upstream's lock: the pool already gives every operation a connection of its own."""
-
-    async def __aenter__(self) -> None:
-        return None
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        return None
+_PAGE = 50
 
 
 class PooledPostgresSaver(AsyncPostgresSaver):
-    """Upstream's saver on a pool whose connections find the tables of `schema`.
+    """A checkpointer for many concurrent runs on few connections.
 
     Make it with `checkpointer.open_saver` or `checkpointer.open_postgres_saver`. `shown` is the connection string
-    with its password masked.
+    with its password masked. The synchronous methods may be called from any thread but the event loop's.
     """
 
     def __init__(
         self,
         pool: Pool,
+        group_commit: GroupCommit,
+        batch_load: BatchLoad,
+        codec: Codec,
         *,
         schema: str,
         probe: Probe,
         shown: str,
         server_version: str,
         retry_for_s: float = 30.0,
-        serde: SerializerProtocol | None = None,
     ) -> None:
-        super().__init__(cast("Any", pool), serde=serde)
-        self.lock = _NoLock()
+        super().__init__(cast("Any", pool), serde=codec.serde)
         self.pool = pool
         self.schema = schema
         self.probe = probe
         self.shown = shown
         self.server_version = server_version
         self.retry_for_s = retry_for_s
+        self._group_commit = group_commit
+        self._batch_load = batch_load
+        self._codec = codec
+        self._queries = load_queries("checkpointer.postgres", schema)
+
+    async def setup(self) -> None:
+        """Nothing to do: the tables were made or verified when the saver was opened."""
+
+    def with_allowlist(self, extra_allowlist: Collection[tuple[str, ...]]) -> PooledPostgresSaver:
+        """The same saver, on the same connections, that may also rebuild these types."""
+        if not isinstance(self.serde, CompressedSerializer):
+            return self
+        clone = copy(self)
+        clone.serde = self.serde.with_msgpack_allowlist(extra_allowlist)
+        clone._codec = Codec(clone.serde, self._codec.cipher)
+        return clone
 
     async def aput(
         self,
@@ -75,28 +115,257 @@ class PooledPostgresSaver(AsyncPostgresSaver):
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
-        """Save a checkpoint; returns once it is committed. Raises `SaverUnavailableError` out of time."""
-        put = super().aput
-        return await self._measured("save", SAVE_SECONDS, lambda: put(config, checkpoint, metadata, new_versions))
+        """Save a checkpoint; returns once it is committed.
+
+        Raises `StaleWriterError`, `SaverUnavailableError`, or `UnsavableError`.
+        """
+        with _measured("save", SAVE_SECONDS):
+            changed = [value for name, value in checkpoint["channel_values"].items() if name in new_versions]
+            save = await _maybe_in_thread(
+                is_large(changed), self._checkpoint_rows, config, checkpoint, metadata, new_versions
+            )
+            await self._group_commit.submit(save)
+        ids = config["configurable"]
+        return {
+            "configurable": {
+                "thread_id": ids["thread_id"],
+                "checkpoint_ns": ids.get("checkpoint_ns", ""),
+                "checkpoint_id": checkpoint["id"],
+            }
+        }
+
+    def _checkpoint_rows(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> Save:
+        ids = config["configurable"]
+        thread, namespace = str(ids["thread_id"]), str(ids.get("checkpoint_ns", ""))
+        parent = ids.get("checkpoint_id")
+        inline, blobs = self._codec.blobs(thread, namespace, checkpoint, new_versions)
+        body = jsonb({**checkpoint, "channel_values": inline})
+        about = jsonb(get_serializable_checkpoint_metadata(config, metadata))
+        size = len(body) + len(about) + sum(len(row[5] or b"") for row in blobs)
+        CHECKPOINT_BYTES.observe(size)
+        return Save(
+            thread_id=thread,
+            epoch=fence_epoch(ids),
+            bytes=size,
+            blobs=blobs,
+            checkpoint=(
+                text("thread_id", thread),
+                text("checkpoint_ns", namespace),
+                text("checkpoint_id", checkpoint["id"]),
+                text("checkpoint_id", parent) if parent is not None else None,
+                body,
+                about,
+            ),
+        )
 
     async def aput_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
-        """Save a task's writes; returns once they are committed. Raises `SaverUnavailableError` out of time."""
-        put = super().aput_writes
-        await self._measured("save", SAVE_SECONDS, lambda: put(config, writes, task_id, task_path))
+        """Save a task's writes; returns once they are committed. Raises as `aput` does."""
+        with _measured("save", SAVE_SECONDS):
+            ids = config["configurable"]
+            thread, checkpoint_id = str(ids["thread_id"]), str(ids["checkpoint_id"])
+            keys = (thread, str(ids.get("checkpoint_ns", "")), checkpoint_id, task_id, task_path)
+            rows = await _maybe_in_thread(is_large([value for _, value in writes]), self._codec.writes, keys, writes)
+            size = sum(len(row[8]) for row in rows)
+            if rows:
+                await self._group_commit.submit(Save(thread_id=thread, epoch=fence_epoch(ids), bytes=size, writes=rows))
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        """Load a checkpoint, the latest unless the config names one. Raises `SaverUnavailableError`."""
-        get = super().aget_tuple
-        return await self._measured("load", LOAD_SECONDS, lambda: get(config))
+        """Load a checkpoint, the latest unless the config names one.
 
-    async def _measured(self, operation: str, seconds: Histogram, attempt: Callable[[], Awaitable[T]]) -> T:
-        started = perf_counter()
+        Raises `SaverUnavailableError`, `BlockedTypeError`, or `UnreadableError`.
+        """
+        with _measured("load", LOAD_SECONDS):
+            ids = config["configurable"]
+            checkpoint_id = get_checkpoint_id(config)
+            try:
+                asked = (
+                    text("thread_id", ids["thread_id"]),
+                    text("checkpoint_ns", ids.get("checkpoint_ns", "")),
+                    text("checkpoint_id", checkpoint_id) if checkpoint_id else None,
+                )
+            except UnsavableError:
+                return None  # an id that can't be saved names no checkpoint
+            return await self._tuple(await self._batch_load.rows(*asked))
+
+    async def _tuple(self, rows: Sequence[TupleRow]) -> CheckpointTuple | None:
+        found = await _maybe_in_thread(self._codec.is_large(rows), self._codec.checkpoint, rows)
+        if found is not None and found.checkpoint["v"] < 4 and found.parent_config is not None:
+            await self._add_pending_sends(found, found.parent_config)
+        return found
+
+    async def _add_pending_sends(self, found: CheckpointTuple, parent: RunnableConfig) -> None:
+        """Checkpoints older than version 4 keep what was sent to tasks under their parent."""
+        ids = parent["configurable"]
+        thread, namespace, parent_id = ids["thread_id"], ids["checkpoint_ns"], ids["checkpoint_id"]
+        rows = await self._fetch(
+            self._queries["pending_sends"], thread=thread, namespace=namespace, parent=parent_id, tasks=TASKS
+        )
+        if rows:
+            versions = found.checkpoint["channel_versions"]
+            found.checkpoint["channel_values"][TASKS] = [
+                self._codec.load(kind, blob, ("write", thread, namespace, parent_id, task, str(idx)))
+                for kind, blob, task, idx in rows
+            ]
+            versions[TASKS] = max(versions.values()) if versions else self.get_next_version(None, None)
+
+    async def alist(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[CheckpointTuple]:
+        """List checkpoints, newest first, a page at a time, so that a long thread does not fill the memory."""
+        ids = config["configurable"] if config else {}
+        left = limit
+        after: tuple[str | None, str | None, str | None] = (None, None, None)
+        while left is None or left > 0:
+            rows = await self._fetch(
+                self._queries["list_page"] + self._queries["checkpoint_rows"],
+                thread=_or_none(ids.get("thread_id")),
+                namespace=ids.get("checkpoint_ns"),
+                id=get_checkpoint_id(config) if config else None,
+                before=get_checkpoint_id(before) if before else None,
+                filter=jsonb(filter)[1:].decode() if filter else None,
+                after_id=after[0],
+                after_thread=after[1],
+                after_ns=after[2],
+                limit=_PAGE if left is None else min(left, _PAGE),
+            )
+            page = [found for group in numbered(rows) if (found := await self._tuple(group)) is not None]
+            for found in page:
+                yield found
+            if len(page) < _PAGE:
+                return
+            left = None if left is None else left - len(page)
+            last = page[-1].config["configurable"]
+            after = (last["checkpoint_id"], last["thread_id"], last["checkpoint_ns"])
+
+    async def _fetch(self, statement: str, **params: object) -> list[TupleRow]:
+        """Rows of a read on a pooled connection; planned anew each time, with the parameters in sight."""
+
+        async def attempt() -> list[TupleRow]:
+            async with self.pool.connection() as conn, conn.cursor(row_factory=tuple_row, binary=True) as cursor:
+                register_row_types(cursor.adapters)
+                await cursor.execute(statement.encode(), params, prepare=False)
+                return await cursor.fetchall()
+
+        return await ride_out("load", attempt, for_s=self.retry_for_s)
+
+    async def aget_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        """For each DeltaChannel: its last snapshot before the checkpoint, and the writes since, oldest first."""
+        if not channels:
+            return {}
+        checkpoint_id = get_checkpoint_id(config)
+        ids = config["configurable"]
+        thread, namespace = str(ids["thread_id"]), str(ids.get("checkpoint_ns", ""))
+        rows = await self._fetch(
+            self._queries["delta_history"],
+            thread=thread,
+            namespace=namespace,
+            id=checkpoint_id,
+            channels=list(channels),
+        )
+        return history(self._codec, thread, namespace, channels, rows)
+
+    async def adelete_thread(self, thread_id: str) -> None:
+        """Delete a thread for good: a fenced writer that comes late gets `StaleWriterError`."""
+        await self.aprune([thread_id], strategy="delete")
+
+    async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """Delete the checkpoints that runs saved, but those that a DeltaChannel of another run's still needs."""
+        await self._in_snapshot("delete", lambda conn: delete_runs(conn, self.schema, list(run_ids)))
+
+    async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """Copy a thread with its whole history; encrypted values are encrypted anew for their new place."""
+        source, target = str(source_thread_id), str(target_thread_id)
+        text("target_thread_id", target)
+        cipher = self._codec.cipher
+        await self._in_snapshot("copy", lambda conn: copy_thread(conn, self.schema, cipher, source, target))
+
+    async def aprune(
+        self, thread_ids: Sequence[str], *, strategy: str = "keep_latest", keep_last: int | None = None
+    ) -> None:
+        """Forget old checkpoints of threads; what stays loads exactly as before (`retention.py`).
+
+        `strategy` is `keep_latest`, `keep_last` (with `keep_last=N`: the last N of each namespace) or `delete`.
+        """
+        if isinstance(thread_ids, str):
+            raise TypeError("thread_ids takes a sequence of thread ids, not a string")
+        names = [str(name) for name in thread_ids]
+        if strategy == "delete" and keep_last is None:
+            await self._in_transaction("delete", lambda conn: delete_threads(conn, self.schema, names))
+            return
+        keep = Keep.parse(strategy, keep_last)
+        for name in names:
+            await self._in_snapshot("prune", partial(prune, schema=self.schema, thread_id=name, keep=keep))
+
+    def delete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """`adelete_for_runs`, from another thread than the event loop's."""
+        self._from_thread(self.adelete_for_runs(run_ids))
+
+    def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """`acopy_thread`, from another thread than the event loop's."""
+        self._from_thread(self.acopy_thread(source_thread_id, target_thread_id))
+
+    def prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest", keep_last: int | None = None) -> None:
+        """`aprune`, from another thread than the event loop's."""
+        self._from_thread(self.aprune(thread_ids, strategy=strategy, keep_last=keep_last))
+
+    def _from_thread(self, work: Coroutine[Any, Any, T]) -> T:
         try:
-            return await ride_out(operation, attempt, for_s=self.retry_for_s)
-        except Exception as exc:
-            ERRORS.labels(operation=operation, kind=type(exc).__name__).inc()
-            raise
-        finally:
-            seconds.observe(perf_counter() - started)
+            running = asyncio.get_running_loop()
+        except RuntimeError:
+            running = None
+        if running is self.loop:
+            work.close()
+            raise asyncio.InvalidStateError(
+                "a synchronous call from the event loop's own thread would wait for itself: await the async method"
+            )
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result()
+
+    async def _in_snapshot(self, operation: str, work: Callable[[Connection], Awaitable[object]]) -> None:
+        async def in_snapshot(conn: Connection) -> None:
+            await conn.execute(self._queries["one_snapshot"].encode())
+            await work(conn)
+
+        await self._in_transaction(operation, in_snapshot)
+
+    async def _in_transaction(self, operation: str, work: Callable[[Connection], Awaitable[object]]) -> None:
+        async def attempt() -> None:
+            async with self.pool.connection() as conn, conn.transaction():
+                await work(conn)
+
+        await ride_out(operation, attempt, for_s=self.retry_for_s)
+
+
+@contextmanager
+def _measured(operation: str, seconds: Histogram) -> Iterator[None]:
+    started = perf_counter()
+    try:
+        yield
+    except Exception as exc:
+        ERRORS.labels(operation=operation, kind=type(exc).__name__).inc()
+        raise
+    finally:
+        seconds.observe(perf_counter() - started)
+
+
+async def _maybe_in_thread(large: bool, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run what takes long in another thread, and what does not right here: a thread costs more than a small value."""
+    return await asyncio.to_thread(work, *args, **kwargs) if large else work(*args, **kwargs)
+
+
+def _or_none(value: object) -> str | None:
+    return None if value is None else str(value)

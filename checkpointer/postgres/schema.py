@@ -16,13 +16,15 @@ application must not be stopped by the tables).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+import re
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 from langgraph.checkpoint.postgres.base import MIGRATIONS as LANGGRAPH_MIGRATIONS
+from psycopg.errors import InsufficientPrivilege
 from psycopg.rows import DictRow
 
 from checkpointer.errors import ConnectError, SchemaError, SetupBlockedError
@@ -34,7 +36,10 @@ from checkpointer.settings import mask_conninfo
 
 __all__ = ["Missing", "missing", "revert", "setup", "setup_sql", "verify"]
 
+T = TypeVar("T")
+
 _POLL_S = 0.05
+_CONCURRENT_INDEXES = re.findall(r"INDEX CONCURRENTLY IF NOT EXISTS (\w+)", " ".join(LANGGRAPH_MIGRATIONS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +86,9 @@ async def missing(conn: Connection, schema: str, sets: Sequence[MigrationSet]) -
     )
 
 
-async def verify(conninfo: str, schema: str, sets: Sequence[MigrationSet]) -> None:
+async def verify(conninfo: str, schema: str, sets: Sequence[MigrationSet], *, timeout_s: float = 60.0) -> None:
     """Raise `SchemaError` unless every migration is applied. Changes nothing."""
-    async with _connection(conninfo) as conn:
-        lacking = await missing(conn, schema, sets)
+    lacking = await _within(timeout_s, conninfo, schema, lambda conn: missing(conn, schema, sets))
     if lacking:
         what = ", ".join(lacking.names()) if not lacking.schema else "everything: the schema does not exist"
         raise SchemaError(
@@ -99,21 +103,22 @@ async def setup(conninfo: str, schema: str, sets: Sequence[MigrationSet], *, tim
     Safe to repeat and to run from many processes at once. Raises `SchemaError` where the role lacks a privilege,
     and `SetupBlockedError` after `timeout_s`.
     """
-    async with _connection(conninfo) as conn:
-        lacking = await missing(conn, schema, sets)
-        if not lacking:
-            return []
-        await _require_privileges(conn, schema, lacking)
-        return await _or_name_blockers(conninfo, conn, schema, timeout_s, _apply(conn, schema, sets, lacking))
+    return await _within(timeout_s, conninfo, schema, lambda conn: _create(conn, schema, sets))
 
 
-async def revert(conninfo: str, schema: str, sets: Sequence[MigrationSet], *, to: int = 0) -> list[str]:
+async def revert(
+    conninfo: str, schema: str, sets: Sequence[MigrationSet], *, to: int = 0, timeout_s: float = 60.0
+) -> list[str]:
     """Take our migrations with a number above `to` back, last first; returns their names.
 
     LangGraph's tables have no way back and are left alone. What the migrations' tables held is lost.
     """
+    return await _within(timeout_s, conninfo, schema, lambda conn: _revert(conn, schema, sets, to))
+
+
+async def _revert(conn: Connection, schema: str, sets: Sequence[MigrationSet], to: int) -> list[str]:
     reverted = []
-    async with _connection(conninfo) as conn, _locked_transaction(conn, schema):
+    async with _locked_transaction(conn, schema):
         lacking = await missing(conn, schema, sets)
         if lacking.schema:
             return []
@@ -156,6 +161,14 @@ async def _connection(conninfo: str) -> AsyncIterator[Connection]:
         raise ConnectError(f"setup could not connect to {mask_conninfo(conninfo)}: {summary(exc)}") from exc
     async with conn:
         yield conn
+
+
+async def _create(conn: Connection, schema: str, sets: Sequence[MigrationSet]) -> list[str]:
+    lacking = await missing(conn, schema, sets)
+    if not lacking:
+        return []
+    await _require_privileges(conn, schema, lacking)
+    return await _apply(conn, schema, sets, lacking)
 
 
 async def _require_privileges(conn: Connection, schema: str, lacking: Missing) -> None:
@@ -205,13 +218,16 @@ def _in_transaction(statement: str) -> str:
 async def _upgrade_langgraph(conn: Connection, schema: str, sets: Sequence[MigrationSet]) -> list[str]:
     """Bring LangGraph's existing tables up to date beside live load, statement by statement."""
     queries = _queries(schema)
-    while not (await _rows(conn, queries["try_setup_lock"], schema=schema))[0]["taken"]:
-        await asyncio.sleep(_POLL_S)  # noqa: ASYNC110 - another process holds it; there is no event to await
+    while True:
+        [lock] = await _rows(conn, queries["try_setup_lock"], schema=schema)
+        if lock["taken"]:
+            break
+        await asyncio.sleep(_POLL_S)
     try:
         numbers = range((await missing(conn, schema, sets)).langgraph_from, len(LANGGRAPH_MIGRATIONS))
         if not numbers:
             return []
-        for row in await _rows(conn, queries["invalid_indexes"], schema=schema):
+        for row in await _rows(conn, queries["invalid_indexes"], schema=schema, names=_CONCURRENT_INDEXES):
             await conn.execute(f"DROP INDEX {row['index']}".encode())
         await conn.execute(f"SET search_path TO {quote_identifier(schema)}".encode())
         for number in numbers:
@@ -235,24 +251,37 @@ async def _locked_transaction(conn: Connection, schema: str) -> AsyncIterator[No
         await asyncio.sleep(_POLL_S)
 
 
-async def _or_name_blockers(
-    conninfo: str, conn: Connection, schema: str, timeout_s: float, work: Coroutine[Any, Any, list[str]]
-) -> list[str]:
-    task = asyncio.create_task(work)
-    try:
-        done, _ = await asyncio.wait({task}, timeout=timeout_s)
-        if done:
-            return task.result()
-        blockers = await _blockers(conninfo, conn.info.backend_pid, schema)
-    except psycopg.Error as exc:
-        raise SchemaError(f'setting up schema "{schema}" failed: {summary(exc)}') from exc
-    finally:
-        task.cancel()
-        await asyncio.wait({task})
+async def _within(
+    timeout_s: float, conninfo: str, schema: str, work: Callable[[Connection], Coroutine[Any, Any, T]]
+) -> T:
+    """Do the work on a connection of its own, and name the backends in the way where it takes too long."""
+    async with _connection(conninfo) as conn:
+        task = asyncio.create_task(work(conn))
+        try:
+            done, _ = await asyncio.wait({task}, timeout=timeout_s)
+            if done:
+                return task.result()
+            blockers = await _blockers(conninfo, conn.info.backend_pid, schema)
+        except InsufficientPrivilege as exc:
+            raise _not_granted(schema, conn.info.user, exc) from exc
+        except psycopg.Error as exc:
+            raise SchemaError(f'setting up schema "{schema}" failed: {summary(exc)}') from exc
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
     raise SetupBlockedError(
-        f'setup of schema "{schema}" waited {timeout_s:g} s and was given up, nothing is half done. '
+        f'setup of schema "{schema}" waited {timeout_s:g} s and was given up; it can be run again. '
         f"In the way: {blockers}. End that transaction, or its session with "
         "SELECT pg_terminate_backend(<process id>), or raise POSTGRES_SETUP_TIMEOUT"
+    )
+
+
+def _not_granted(schema: str, role: str, error: psycopg.Error) -> SchemaError:
+    return SchemaError(
+        f'role "{role}" may not use schema "{schema}": {summary(error)}. Remedy: have the owner '
+        f'GRANT USAGE ON SCHEMA "{schema}" TO "{role}" and '
+        f'GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA "{schema}" TO "{role}"; '
+        "tables are changed only by their owner, who runs `holdfast setup` or the output of `holdfast setup --sql`"
     )
 
 

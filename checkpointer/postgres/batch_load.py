@@ -1,0 +1,77 @@
+"""Batched loads: many checkpoints, one statement.
+
+Loads of the latest checkpoint, or of one by its id, are queued (`batching.py`) and asked for together; each loader
+gets its own rows and decodes them in its own task. How many share a statement adapts to how large their answers
+were, so that a batch of large threads does not fill the memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from psycopg.rows import TupleRow
+
+from checkpointer.postgres.arrays import TextArray
+from checkpointer.postgres.batching import Batcher, Item
+from checkpointer.postgres.worker_connection import WorkerConnection
+
+__all__ = ["BatchLoad", "Load"]
+
+_ANSWER_BYTES = 16_000_000
+_ATTEMPT_S = 15.0
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Load(Item):
+    """One asked checkpoint: UTF-8 ids; the latest of the namespace where `checkpoint_id` is None."""
+
+    thread_id: bytes
+    checkpoint_ns: bytes
+    checkpoint_id: bytes | None
+
+
+class BatchLoad(Batcher[Load]):
+    """The queue of loads and its readers; `statement` is `load_batch` continued by `checkpoint_rows`."""
+
+    operation = "load"
+
+    def __init__(self, connections: Sequence[WorkerConnection], statement: str, *, retry_for_s: float) -> None:
+        super().__init__(connections, retry_for_s=retry_for_s)
+        self._statement = statement
+        self._bytes_a_load = 4096.0
+
+    async def rows(self, thread_id: bytes, checkpoint_ns: bytes, checkpoint_id: bytes | None) -> list[TupleRow]:
+        """The rows of `checkpoint_rows` for one checkpoint; empty where there is none.
+
+        Raises `SaverUnavailableError`, `SaverClosedError`, or psycopg's error.
+        """
+        rows: list[TupleRow] = await self.submit(
+            Load(thread_id=thread_id, checkpoint_ns=checkpoint_ns, checkpoint_id=checkpoint_id)
+        )
+        return rows
+
+    def _fits(self, batch: list[Load], item: Load) -> bool:
+        return super()._fits(batch, item) and len(batch) * self._bytes_a_load < _ANSWER_BYTES
+
+    async def _attempt(self, connection: WorkerConnection, batch: list[Load]) -> list[Load]:
+        params = {
+            "threads": TextArray([load.thread_id for load in batch]),
+            "namespaces": TextArray([load.checkpoint_ns for load in batch]),
+            "ids": TextArray([load.checkpoint_id for load in batch]),
+        }
+        answers: list[list[TupleRow]] = [[] for _ in batch]
+        size = 0
+        for row in await connection.run(self._statement, params, timeout_s=_ATTEMPT_S):
+            answers[row[0] - 1].append(row)
+            size += len(row[-1] or b"") + len(row[-3] or b"")
+        for load, answer in zip(batch, answers, strict=True):
+            load.succeed(answer)
+        average = size / len(batch)
+        # Goes up at once and comes down slowly.
+        self._bytes_a_load = max(average, 0.9 * self._bytes_a_load + 0.1 * average, 1.0)
+        return []
+
+    async def _refused(self, connection: WorkerConnection, batch: list[Load], error: Exception) -> None:
+        for load in batch:
+            load.fail(error)

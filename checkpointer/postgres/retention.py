@@ -1,0 +1,229 @@
+"""What of a thread may be forgotten, and forgetting it.
+
+A checkpoint that stays must load exactly as before. So with it stay
+
+- its values: a value goes only when no kept checkpoint of its namespace refers to it;
+- for a checkpoint older than version 4, its parent, which holds what was sent to its tasks;
+- for every DeltaChannel that it has no value of, its ancestors back to the nearest one that has: the state is that
+  value plus the writes on the way. Such ancestors stay whole, so that they too load exactly.
+
+Pruning and copying happen in one transaction that sees one snapshot (the caller's: REPEATABLE READ), so what a run
+saves meanwhile is neither seen nor deleted.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from langgraph.checkpoint.serde.types import TASKS
+from psycopg.rows import DictRow
+
+from checkpointer.errors import UnreadableError
+from checkpointer.postgres.pool import Connection
+from checkpointer.postgres.queries import load_queries
+from checkpointer.serde import Cipher
+
+__all__ = ["Forgotten", "Keep", "copy_thread", "delete_runs", "delete_threads", "prune"]
+
+_Key = tuple[str, str]  # namespace, checkpoint id
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """How many of the latest checkpoints of each namespace stay."""
+
+    last: int = 1
+
+    @classmethod
+    def parse(cls, strategy: str, keep_last: int | None = None) -> Keep:
+        """From prune's arguments. Raises `ValueError` naming what it takes."""
+        if strategy == "keep_latest" and keep_last is None:
+            return cls(1)
+        if strategy == "keep_last" and keep_last is not None and keep_last >= 1:
+            return cls(keep_last)
+        raise ValueError(
+            f"strategy={strategy!r} with keep_last={keep_last!r} can't be used: it takes 'keep_latest', "
+            "'keep_last' with keep_last=N (at least 1), or 'delete'"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """How many rows went."""
+
+    checkpoints: int = 0
+    blobs: int = 0
+
+    def __add__(self, other: Forgotten) -> Forgotten:
+        return Forgotten(self.checkpoints + other.checkpoints, self.blobs + other.blobs)
+
+
+async def delete_threads(conn: Connection, schema: str, thread_ids: Sequence[str]) -> None:
+    """Delete threads and lock their fenced writers out.
+
+    The fences go up first: that waits for a write that is committing, whose rows the deletion then sees.
+    """
+    queries = load_queries("checkpointer.postgres", schema)
+    for name in ("raise_fences", "delete_threads"):
+        await conn.execute(queries[name].encode(), {"threads": list(thread_ids)}, prepare=False)
+
+
+async def prune(conn: Connection, schema: str, thread_id: str, keep: Keep) -> Forgotten:
+    """Keep the last checkpoints of each namespace and what they need; forget the rest."""
+    outline = await _Outline.read(conn, schema, thread_id)
+    latest = {key for keys in outline.by_namespace().values() for key in keys[: keep.last]}
+    kept = latest - outline.finished_calls(latest)
+    return await outline.forget_all_but(kept)
+
+
+async def delete_runs(conn: Connection, schema: str, run_ids: Sequence[str]) -> Forgotten:
+    """Delete the checkpoints that runs saved, but those that a DeltaChannel of another run's still needs."""
+    queries = load_queries("checkpointer.postgres", schema)
+    runs = set(run_ids)
+    forgotten = Forgotten()
+    for row in await _rows(conn, queries["threads_of_runs"], runs=list(runs)):
+        outline = await _Outline.read(conn, schema, row["thread_id"])
+        kept = {key for key, checkpoint in outline.checkpoints.items() if checkpoint["run_id"] not in runs}
+        forgotten += await outline.forget_all_but(kept)
+    return forgotten
+
+
+async def copy_thread(conn: Connection, schema: str, cipher: Cipher | None, source: str, target: str) -> None:
+    """Copy all of a thread; what the target has under the same ids is replaced."""
+    queries = load_queries("checkpointer.postgres", schema)
+    await conn.execute(queries["copy_rows"].encode(), {"source": source, "target": target}, prepare=False)
+    for rows, put, place in (
+        ("sealed_blobs", "put_blob", _blob_place),
+        ("sealed_writes", "put_write", _write_place),
+    ):
+        async with conn.cursor("sealed") as reader:
+            await reader.execute(queries[rows].encode(), {"thread": source})
+            async for row in reader:
+                if cipher is None:
+                    raise UnreadableError(
+                        f"thread {source!r} is encrypted and can only be copied with its keys: "
+                        "set CHECKPOINT_ENCRYPTION_KEYS"
+                    )
+                moved = {**row, "thread_id": target}
+                plain = cipher.open(row["type"], row["blob"], place(row))
+                moved["type"], moved["blob"] = cipher.seal(*plain, place(moved))
+                await conn.execute(queries[put].encode(), moved)
+
+
+def _blob_place(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return ("blob", row["thread_id"], row["checkpoint_ns"], row["channel"], row["version"])
+
+
+def _write_place(row: Mapping[str, Any]) -> tuple[str, ...]:
+    ids = (row["thread_id"], row["checkpoint_ns"], row["checkpoint_id"], row["task_id"])
+    return ("write", *ids, str(row["idx"]))
+
+
+async def _rows(conn: Connection, query: str, **params: object) -> list[DictRow]:
+    # Unprepared: planned with the arrays in sight.
+    return await (await conn.execute(query.encode(), params, prepare=False)).fetchall()
+
+
+@dataclass(frozen=True, slots=True)
+class _Outline:
+    """A thread's checkpoints without their values."""
+
+    conn: Connection
+    queries: Mapping[str, str]
+    thread_id: str
+    checkpoints: Mapping[_Key, DictRow]
+
+    @classmethod
+    async def read(cls, conn: Connection, schema: str, thread_id: str) -> _Outline:
+        queries = load_queries("checkpointer.postgres", schema)
+        rows = await _rows(conn, queries["thread_outline"], thread=thread_id)
+        keyed = {(row["checkpoint_ns"], row["checkpoint_id"]): row for row in rows}
+        return cls(conn, queries, thread_id, keyed)
+
+    def by_namespace(self) -> dict[str, list[_Key]]:
+        """The checkpoints of each namespace, newest first."""
+        found: dict[str, list[_Key]] = defaultdict(list)
+        for key in self.checkpoints:
+            found[key[0]].append(key)
+        return found
+
+    def finished_calls(self, latest: set[_Key]) -> set[_Key]:
+        """Of a subgraph's calls, those whose root checkpoint is saved and goes: they go with it.
+
+        A call's namespace has its task's id after a colon; the namespace of a subgraph with a checkpointer of its
+        own has none, and its state outlives each call. A call can commit before its root does, so one whose root
+        is not saved yet stays.
+        """
+        finished = set()
+        for namespace, keys in self.by_namespace().items():
+            root = ("", str(self.checkpoints[keys[0]]["root"]))
+            if ":" in namespace and root in self.checkpoints and root not in latest:
+                finished.update(keys)
+        return finished
+
+    async def forget_all_but(self, kept: set[_Key]) -> Forgotten:
+        """Delete every checkpoint but these and what they need to load."""
+        needed = kept | await self._senders(kept)
+        needed |= await self._delta_ancestors(needed)
+        forgotten = Forgotten()
+        for namespace, keys in self.by_namespace().items():
+            ids = [checkpoint_id for key in keys if key not in needed for checkpoint_id in key[1:]]
+            if ids:
+                [counts] = await _rows(
+                    self.conn,
+                    self.queries["delete_checkpoints"],
+                    thread=self.thread_id,
+                    namespace=namespace,
+                    ids=ids,
+                )
+                forgotten += Forgotten(**counts)
+        return forgotten
+
+    async def _senders(self, kept: Iterable[_Key]) -> set[_Key]:
+        """Parents of checkpoints older than version 4, where something was sent to tasks."""
+        parents = {(key[0], self.checkpoints[key]["parent"]) for key in kept if self.checkpoints[key]["v"] < 4}
+        if not any(parent in self.checkpoints for parent in parents):
+            return set()
+        rows = await _rows(self.conn, self.queries["senders"], thread=self.thread_id, tasks=TASKS)
+        return parents & {(row["checkpoint_ns"], row["checkpoint_id"]) for row in rows} & set(self.checkpoints)
+
+    async def _delta_ancestors(self, kept: Iterable[_Key]) -> set[_Key]:
+        channels = await self._delta_channels()
+        if not any(channels.values()):
+            return set()
+        every = sorted(set().union(*channels.values()))
+        stored: dict[_Key, set[str]] = defaultdict(set)
+        for row in await _rows(self.conn, self.queries["stored_values"], thread=self.thread_id, channels=every):
+            stored[row["checkpoint_ns"], row["checkpoint_id"]] = set(row["channels"])
+        ancestors: set[_Key] = set()
+        for key in kept:
+            unseeded = channels[key[0]] - stored[key]
+            above = self._parent(key)
+            while unseeded and above is not None:
+                ancestors.add(above)
+                unseeded -= stored[above]
+                above = self._parent(above)
+        return ancestors
+
+    def _parent(self, key: _Key) -> _Key | None:
+        parent = (key[0], self.checkpoints[key]["parent"])
+        return parent if parent in self.checkpoints else None
+
+    async def _delta_channels(self) -> dict[str, set[str]]:
+        """Per namespace the channels that are, or may be, DeltaChannels.
+
+        They are counted in the metadata or marked by a snapshot; LangGraph.js only says that a thread has some, and
+        then every channel that was ever written may be one.
+        """
+        channels: dict[str, set[str]] = defaultdict(set)
+        unnamed = False
+        for (namespace, _), row in self.checkpoints.items():
+            channels[namespace].update(row["counted"], row["marked"])
+            unnamed = unnamed or row["delta_writes"]
+        if unnamed:
+            for row in await _rows(self.conn, self.queries["written_channels"], thread=self.thread_id):
+                channels[row["checkpoint_ns"]].add(row["channel"])
+        return channels
