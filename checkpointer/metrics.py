@@ -6,7 +6,14 @@ percentile.
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Gauge, Histogram
+import threading
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram
+from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 __all__ = [
     "BACKEND",
@@ -18,26 +25,60 @@ __all__ = [
     "LOAD_SECONDS",
     "RETRIES",
     "SAVE_SECONDS",
+    "QuickHistogram",
 ]
+
+
+class QuickHistogram(Collector):
+    """A histogram without labels, for what is observed several times a step.
+
+    The library's own takes 2 µs per value, which at two values a save was a tenth of what a save costs; this one
+    finds the bucket by bisection and takes a sixth of that.
+    """
+
+    def __init__(self, name: str, documentation: str, buckets: Sequence[float]) -> None:
+        self._name = name
+        self._documentation = documentation
+        self._bounds = tuple(buckets)
+        self._counts = [0] * (len(self._bounds) + 1)
+        self._sum = 0.0
+        self._lock = threading.Lock()
+        REGISTRY.register(self)
+
+    def observe(self, value: float) -> None:
+        """Count a value; from any thread."""
+        with self._lock:
+            self._counts[bisect_left(self._bounds, value)] += 1
+            self._sum += value
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        """The histogram as Prometheus takes it: how many were at most each bound."""
+        with self._lock:
+            counts, total = list(self._counts), self._sum
+        below = 0
+        buckets: list[tuple[str, float]] = []
+        for bound, count in zip((*self._bounds, float("inf")), counts, strict=True):
+            below += count
+            buckets.append((str(floatToGoString(bound)), below))  # type: ignore[no-untyped-call]
+        yield HistogramMetricFamily(self._name, self._documentation, buckets=buckets, sum_value=total)
+
 
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0)
 
 BACKEND = Gauge(
     "checkpointer_backend_info", "1 for the engine that is really in use, from the object in use", ["backend"]
 )
-SAVE_SECONDS = Histogram(
-    "checkpointer_save_seconds", "Time of one save, until its rows are committed", buckets=_BUCKETS
-)
-LOAD_SECONDS = Histogram("checkpointer_load_seconds", "Time of one load of a checkpoint", buckets=_BUCKETS)
+SAVE_SECONDS = QuickHistogram("checkpointer_save_seconds", "Time of one save, until its rows are committed", _BUCKETS)
+LOAD_SECONDS = QuickHistogram("checkpointer_load_seconds", "Time of one load of a checkpoint", _BUCKETS)
 ERRORS = Counter("checkpointer_errors", "Saves and loads that failed for good, by kind", ["operation", "kind"])
 RETRIES = Counter("checkpointer_retries", "Statements sent again because the server was at fault", ["reason"])
 BATCH_SAVES = Histogram(
     "checkpointer_batch_saves", "Saves that shared one statement", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 )
-CHECKPOINT_BYTES = Histogram(
+CHECKPOINT_BYTES = QuickHistogram(
     "checkpointer_checkpoint_bytes",
-    "Size of one save as it is stored",
-    buckets=tuple(4.0**power for power in range(4, 14)),
+    "Size of one checkpoint as it is stored",
+    tuple(4.0**power for power in range(4, 14)),
 )
 FENCED_WRITES = Counter("checkpointer_fenced_writes", "Saves refused because the thread had been taken over")
 BLOCKED_TYPES = Counter(

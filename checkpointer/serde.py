@@ -68,6 +68,16 @@ class AllowListSerializer(JsonPlusSerializer):
     def __init__(self, allowed: Iterable[tuple[str, ...] | type] = ()) -> None:
         super().__init__(allowed_msgpack_modules=tuple(allowed) or None)
 
+    def _reviver(self, value: dict[str, Any]) -> Any:
+        """Objects in "json", the format before msgpack: upstream hands a type off its list back as raw data."""
+        try:
+            revived = super()._reviver(value)
+        except ValueError:  # how LangChain refuses a type
+            revived = value
+        if revived is value and value.get("lc") in (1, 2) and value.get("type") == "constructor":
+            _blocked.names.append(".".join(str(part) for part in value.get("id") or ()))
+        return revived
+
     def loads_typed(self, data: tuple[str, bytes]) -> Any:
         """Rebuild a value. Raises `BlockedTypeError`, or `UnreadableError` for a type tag of another serializer."""
         _blocked.names.clear()
@@ -84,7 +94,7 @@ class AllowListSerializer(JsonPlusSerializer):
 class CompressedSerializer(SerializerProtocol):
     """zstd around any serializer; values shorter than `threshold` bytes stay as they are."""
 
-    def __init__(self, inner: SerializerProtocol | None = None, *, threshold: int = 1024, level: int = 3) -> None:
+    def __init__(self, inner: SerializerProtocol | None = None, *, threshold: int = 1024, level: int = 1) -> None:
         self.inner = inner or AllowListSerializer()
         self.threshold = threshold
         self.level = level
@@ -189,7 +199,7 @@ class Cipher:
         nonce, sealed = data[:_NONCE_BYTES], data[_NONCE_BYTES:]
         try:
             return inner, self._keys[name].decrypt(nonce, sealed, _associated(kind, place))
-        except self._invalid:
+        except (self._invalid, ValueError):  # ValueError: cut short
             raise UnreadableError(
                 f"a stored value does not decrypt under key {name!r}: it belongs to another row, the key is not the "
                 "one that encrypted it, or it was changed"

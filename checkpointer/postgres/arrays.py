@@ -1,7 +1,8 @@
 """Columns of a batch as PostgreSQL arrays in the binary wire format.
 
-psycopg's own list dumper adapts every element through Python; a batch of hundreds of rows is mostly that. Here the
-elements are bytes already and are joined. Format, big-endian (array_recv in
+psycopg's own list dumper adapts every element through Python; a batch of hundreds of rows would be mostly that. Here
+every value is turned into a *cell* once, where it is made: its size and its bytes, as they stand on the wire. A column
+is then cells joined. Format, big-endian (array_recv in
 https://github.com/postgres/postgres/blob/master/src/backend/utils/adt/arrayfuncs.c): int32 dimensions, int32
 has-nulls, uint32 element type, then per dimension int32 length and int32 lower bound, then per element int32 size
 (-1 for NULL) and its bytes.
@@ -9,73 +10,92 @@ has-nulls, uint32 element type, then per dimension int32 length and int32 lower 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from struct import Struct
 from typing import Any, ClassVar
 
 from psycopg.adapt import AdaptersMap, Dumper
 from psycopg.pq import Format
 
-__all__ = ["ByteaArray", "Int4Array", "Int8Array", "JsonbArray", "TextArray", "register_arrays"]
+__all__ = [
+    "NULL",
+    "ByteaArray",
+    "Int4Array",
+    "Int8Array",
+    "JsonbArray",
+    "TextArray",
+    "cell",
+    "int4_cell",
+    "int8_cell",
+    "register_arrays",
+]
 
 _HEADER = Struct("!iiIii")
 _EMPTY = Struct("!iiI")
 _SIZE = Struct("!i")
-_NULL = _SIZE.pack(-1)
-# Most elements are short; their size prefixes are looked up instead of packed.
+# Most values are short; their sizes are looked up instead of packed.
 _SIZES = tuple(_SIZE.pack(size) for size in range(4096))
+_INT4, _INT8 = Struct("!ii"), Struct("!iq")
+
+NULL = _SIZE.pack(-1)
+
+
+def cell(data: bytes) -> bytes:
+    """A value of text, bytea or jsonb (with its version byte) as it stands in an array."""
+    size = len(data)
+    return (_SIZES[size] if size < 4096 else _SIZE.pack(size)) + data
+
+
+def int4_cell(value: int) -> bytes:
+    """An int4 as it stands in an array."""
+    return _INT4.pack(4, value)
+
+
+def int8_cell(value: int) -> bytes:
+    """An int8 as it stands in an array."""
+    return _INT8.pack(8, value)
 
 
 class _Array:
-    """One array parameter; `data` is its wire format."""
+    """One array parameter, from cells; `data` is its wire format."""
 
     __slots__ = ("data",)
     element_oid: ClassVar[int]
     array_oid: ClassVar[int]
 
-    def __init__(self, items: Iterable[bytes | None]) -> None:
-        parts: list[bytes] = []
-        add = parts.append
-        count = nulls = 0
-        for item in items:
-            count += 1
-            if item is None:
-                nulls = 1
-                add(_NULL)
-                continue
-            size = len(item)
-            add(_SIZES[size] if size < 4096 else _SIZE.pack(size))
-            add(item)
-        header = _HEADER.pack(1, nulls, self.element_oid, count, 1) if count else _EMPTY.pack(0, 0, self.element_oid)
-        self.data = header + b"".join(parts)
+    def __init__(self, cells: Sequence[bytes]) -> None:
+        # The flag for NULLs may be set without any: the server goes by the sizes.
+        full = _HEADER.pack(1, 1, self.element_oid, len(cells), 1)
+        header = full if cells else _EMPTY.pack(0, 0, self.element_oid)
+        self.data = header + b"".join(cells)
 
 
 class TextArray(_Array):
-    """text[] of UTF-8 bytes."""
+    """text[], of UTF-8."""
 
     element_oid, array_oid = 25, 1009
 
 
 class ByteaArray(_Array):
-    """bytea[] of bytes."""
+    """bytea[]."""
 
     element_oid, array_oid = 17, 1001
 
 
 class JsonbArray(_Array):
-    """jsonb[] of JSON texts, each with the version byte that jsonb's binary format begins with."""
+    """jsonb[]; a cell's data is the version byte 1 and JSON text."""
 
     element_oid, array_oid = 3802, 3807
 
 
 class Int4Array(_Array):
-    """int4[] of 4-byte big-endian integers."""
+    """int4[]."""
 
     element_oid, array_oid = 23, 1007
 
 
 class Int8Array(_Array):
-    """int8[] of 8-byte big-endian integers."""
+    """int8[]."""
 
     element_oid, array_oid = 20, 1016
 

@@ -24,11 +24,11 @@ _ATTEMPT_S = 15.0
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Load(Item):
-    """One asked checkpoint: UTF-8 ids; the latest of the namespace where `checkpoint_id` is None."""
+    """One asked checkpoint: its ids as cells; the latest of the namespace where `checkpoint_id` is `NULL`."""
 
     thread_id: bytes
     checkpoint_ns: bytes
-    checkpoint_id: bytes | None
+    checkpoint_id: bytes
 
 
 class BatchLoad(Batcher[Load]):
@@ -41,8 +41,8 @@ class BatchLoad(Batcher[Load]):
         self._statement = statement
         self._bytes_a_load = 4096.0
 
-    async def rows(self, thread_id: bytes, checkpoint_ns: bytes, checkpoint_id: bytes | None) -> list[TupleRow]:
-        """The rows of `checkpoint_rows` for one checkpoint; empty where there is none.
+    async def rows(self, thread_id: bytes, checkpoint_ns: bytes, checkpoint_id: bytes) -> list[TupleRow]:
+        """The rows of `checkpoint_rows` for one checkpoint (ids as cells); empty where there is none.
 
         Raises `SaverUnavailableError`, `SaverClosedError`, or psycopg's error.
         """

@@ -1,8 +1,8 @@
 """Between LangGraph's objects and rows: which values go where, as which bytes.
 
 `None`, bools, numbers and strings stand in the checkpoint's JSON, as upstream keeps them; everything else is a row
-of `checkpoint_blobs` under (channel, version). Three kinds of primitives go to the blobs too: strings with a NUL or
-a lone surrogate and floats that JSON has no word for (jsonb refuses them), and, with encryption on, all of them.
+of `checkpoint_blobs` under (channel, version). Three kinds of primitives go to the blobs too: strings with a NUL
+(jsonb refuses them), floats that JSON has no word for or would give back as integers, and, with encryption on, all.
 Such a row is written with every checkpoint that holds the value, not only when its version is new: the version may
 have been saved inline before.
 
@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from struct import Struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, cast
 
 import orjson
@@ -32,75 +32,97 @@ from langgraph.checkpoint.serde.types import _DeltaSnapshot
 from psycopg.rows import TupleRow
 
 from checkpointer.errors import UnreadableError, UnsavableError
+from checkpointer.postgres.arrays import cell, int4_cell
 from checkpointer.postgres.group_commit import BlobRow, WriteRow
 from checkpointer.serde import MAX_VALUE_BYTES, Cipher
 
-__all__ = ["Codec", "decode_json", "is_large", "jsonb", "numbered", "text"]
+__all__ = ["Codec", "SizeMemory", "decode_json", "is_large", "json_text", "jsonb", "numbered", "text"]
 
-_INT4 = Struct("!i")
 _JSONB_VERSION = b"\x01"
 _LARGE_BYTES = 32_768
-_MOST_NODES = 200
+_WRITE_IDS = ("thread_id", "checkpoint_ns", "checkpoint_id", "task_id")
 _JSON_OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
 
 
 def text(what: str, value: object) -> bytes:
-    """An id as UTF-8. Raises `UnsavableError` for what PostgreSQL's text can't hold."""
-    shown = str(value)
+    """An id as a cell of UTF-8. Raises `UnsavableError` for what PostgreSQL's text can't hold."""
+    shown = value if type(value) is str else str(value)
+    return _short_text(what, shown) if len(shown) <= 128 else _text(what, shown)
+
+
+def _text(what: str, shown: str) -> bytes:
     try:
         encoded = shown.encode()
     except UnicodeEncodeError:
         raise UnsavableError(f"{what} {shown!r} holds a lone surrogate, which is not valid text") from None
     if b"\0" in encoded:
         raise UnsavableError(f"{what} {shown!r} holds a NUL character, which PostgreSQL's text can't hold")
-    return encoded
+    return cell(encoded)
 
 
-def jsonb(value: object) -> bytes:
-    """A value in jsonb's binary format."""
+# The same thread, namespace, channels and checkpoint ids come again and again.
+_short_text = lru_cache(maxsize=16_384)(_text)
+
+
+def json_text(value: object) -> bytes:
+    """A value as JSON. Raises `UnsavableError` for what JSON has no word for."""
     try:
-        return _JSONB_VERSION + orjson.dumps(value, option=_JSON_OPTIONS)
+        return orjson.dumps(value, option=_JSON_OPTIONS)
     except TypeError:
         # What orjson refuses and upstream's encoder takes, such as integers beyond 64 bits.
         try:
-            return _JSONB_VERSION + json.dumps(value).encode()
+            return json.dumps(value).encode()
         except (TypeError, ValueError) as exc:
             raise UnsavableError(f"a checkpoint or its metadata is not JSON: {exc}") from exc
+
+
+def jsonb(value: object) -> bytes:
+    """A value as a cell of jsonb."""
+    return cell(_JSONB_VERSION + json_text(value))
 
 
 def decode_json(data: bytes) -> dict[str, Any]:
     """A jsonb column's text as a dict."""
     value: dict[str, Any] = orjson.loads(data)
-    inline = value.get("channel_values")
-    if inline and any(type(item) is float and abs(item) >= 2**63 for item in inline.values()):
-        # orjson reads an integer beyond 64 bits as a float.
-        value = json.loads(data)
+    for items in (value, value.get("channel_values") or {}):
+        if any(type(item) is float and abs(item) >= 2**63 for item in items.values()):
+            # orjson reads an integer beyond 64 bits as a float.
+            exact: dict[str, Any] = json.loads(data)
+            return exact
     return value
 
 
-def is_large(*values: object) -> bool:
-    """Whether serializing is likely to take long enough to be worth another thread; looks at a bounded part."""
-    size = 0
-    stack = list(values)
-    for _ in range(_MOST_NODES):
-        if not stack:
-            return False
-        value = stack.pop()
-        if isinstance(value, (str, bytes, bytearray)):
-            size += len(value)
-        elif isinstance(value, dict):
-            size += 32 * len(value)
-            stack.extend(value.values() if len(value) <= _MOST_NODES else ())
-        elif isinstance(value, (list, tuple, set, frozenset)):
-            size += 32 * len(value)
-            stack.extend(value if len(value) <= _MOST_NODES else ())
-        elif (content := getattr(value, "__dict__", None)) is not None:
-            stack.extend(content.values())
-        elif (length := getattr(value, "nbytes", None)) is not None:
-            size += int(length)
+class SizeMemory:
+    """How many bytes the values of a thread's channels had when they were last serialized.
+
+    Serializing a large value belongs in another thread, and a thread costs a small value more than serializing it
+    does. Walking a value to learn its size costs about as much as serializing it; how large it was at the last step
+    says nearly as much.
+    """
+
+    def __init__(self, most: int = 8192) -> None:
+        self._most = most
+        self._sizes: dict[tuple[str, str], int] = {}
+
+    def is_large(self, thread: str, values: Iterable[tuple[str, object]]) -> bool:
+        """Whether these channels' values are likely to take long."""
+        for channel, value in values:
+            if self._sizes.get((thread, channel), 0) > _LARGE_BYTES:
+                return True
+            if isinstance(value, (str, bytes, bytearray, list, tuple, dict, set, frozenset)):
+                length = len(value) if isinstance(value, (str, bytes, bytearray)) else 256 * len(value)
+                if length > _LARGE_BYTES:
+                    return True
+        return False
+
+    def note(self, thread: str, channel: str, size: int) -> None:
+        """Remember a size; only large ones, and of those the latest."""
+        key = (thread, channel)
+        self._sizes.pop(key, None)
         if size > _LARGE_BYTES:
-            return True
-    return True
+            self._sizes[key] = size
+            if len(self._sizes) > self._most:
+                del self._sizes[next(iter(self._sizes))]
 
 
 class Codec:
@@ -109,8 +131,9 @@ class Codec:
     def __init__(self, serde: SerializerProtocol, cipher: Cipher | None = None) -> None:
         self.serde = serde
         self.cipher = cipher
+        self.sizes = SizeMemory()
 
-    def dump(self, value: object, place: Sequence[str]) -> tuple[bytes, bytes]:
+    def seal(self, value: object, place: Sequence[str]) -> tuple[str, bytes]:
         """The type tag and the bytes of a value for the row whose identity is `place`."""
         kind, data = self.serde.dumps_typed(value)
         if self.cipher is not None:
@@ -120,7 +143,12 @@ class Codec:
                 f"a value of {len(data):,} bytes can't be saved: PostgreSQL takes less than {MAX_VALUE_BYTES:,}. "
                 "Keep large data outside the state and its address in it"
             )
-        return kind.encode(), bytes(data)
+        return kind, data
+
+    def dump(self, value: object, place: Sequence[str]) -> tuple[bytes, bytes]:
+        """`seal`, as cells."""
+        kind, data = self.seal(value, place)
+        return text("type", kind), cell(data)
 
     def load(self, kind: str, data: bytes | None, place: Sequence[str]) -> Any:
         """The value of a row. Raises `UnreadableError` or `BlockedTypeError`."""
@@ -135,37 +163,43 @@ class Codec:
         self, thread: str, namespace: str, checkpoint: Checkpoint, new_versions: Mapping[str, Any]
     ) -> tuple[dict[str, Any], list[BlobRow]]:
         """Split a checkpoint's values: those that stand in its JSON, and the rows of the others."""
+        ids = text("thread_id", thread), text("checkpoint_ns", namespace)
         inline: dict[str, Any] = {}
         rows: list[BlobRow] = []
-        ids: tuple[bytes, bytes] | None = None
         for channel, value in checkpoint["channel_values"].items():
             version = new_versions.get(channel)
             if value is None or isinstance(value, (str, int, float)):
                 if self.cipher is None and _fits_json(value):
                     inline[channel] = value
                     continue
-                version = checkpoint["channel_versions"].get(channel)
+                if isinstance(value, str) and _has_surrogate(value):
+                    raise UnsavableError(
+                        f"the value of channel {channel!r} holds a lone surrogate: it is not valid text"
+                    )
+                version, value = checkpoint["channel_versions"].get(channel), _plain(value)
             elif isinstance(value, _DeltaSnapshot):
                 inline[channel] = True  # upstream's marker: a snapshot is behind it
-            if version is None:
-                continue
-            ids = ids or (text("thread_id", thread), text("checkpoint_ns", namespace))
-            shown = str(version)
-            row = self.dump(value, ("blob", thread, namespace, channel, shown))
-            rows.append((*ids, text("channel", channel), text("version", shown), *row))
+            if version is not None:
+                shown = str(version)
+                kind, data = self.dump(value, ("blob", thread, namespace, channel, shown))
+                self.sizes.note(thread, channel, len(data))
+                rows.append((*ids, text("channel", channel), text("version", shown), kind, data))
         return inline, rows
 
-    def writes(self, ids: tuple[str, str, str, str, str], writes: Sequence[tuple[str, Any]]) -> list[WriteRow]:
-        """The rows of a task's writes; `ids` are thread, namespace, checkpoint, task and task path."""
-        thread, namespace, checkpoint, task, _ = ids
-        names = ("thread_id", "checkpoint_ns", "checkpoint_id", "task_id", "task_path")
-        first = tuple(text(name, value) for name, value in zip(names, ids, strict=True))
+    def writes(
+        self, ids: tuple[str, str, str, str], task_path: str, writes: Sequence[tuple[str, Any]]
+    ) -> list[WriteRow]:
+        """The rows of a task's writes; `ids` are thread, namespace, checkpoint and task."""
+        thread, namespace, checkpoint, task = map(text, _WRITE_IDS, ids)
+        path = text("task_path", task_path)
         rows = []
         for position, (channel, value) in enumerate(writes):
             idx = WRITES_IDX_MAP.get(channel, position)
-            kind, data = self.dump(value, ("write", thread, namespace, checkpoint, task, str(idx)))
-            rows.append((*first, _INT4.pack(idx), text("channel", channel), kind, data))
-        return cast("list[WriteRow]", rows)
+            kind, data = self.dump(value, ("write", *ids, str(idx)))
+            rows.append(
+                (thread, namespace, checkpoint, task, int4_cell(idx), path, text("channel", channel), kind, data)
+            )
+        return rows
 
     def checkpoint(self, rows: Sequence[TupleRow]) -> CheckpointTuple | None:
         """Build a checkpoint from its rows (`checkpoint_rows`, in any order), or None from none."""
@@ -193,9 +227,10 @@ class Codec:
             pending_writes=[write for _, write in writes],
         )
 
-    def is_large(self, rows: Sequence[TupleRow]) -> bool:
-        """Whether decoding these rows is worth another thread."""
-        return sum(len(row[-1] or b"") for row in rows) > _LARGE_BYTES
+
+def is_large(rows: Sequence[TupleRow]) -> bool:
+    """Whether decoding these rows of `checkpoint_rows` is worth another thread."""
+    return sum(len(row[-1] or b"") for row in rows) > _LARGE_BYTES
 
 
 def _config(thread: str, namespace: str, checkpoint_id: str) -> Any:
@@ -207,7 +242,16 @@ def _fits_json(value: str | float | None) -> bool:
     """Whether jsonb can hold a primitive as it is."""
     if isinstance(value, str):
         return "\0" not in value and (value.isascii() or not _has_surrogate(value))
-    return not isinstance(value, float) or math.isfinite(value)
+    # From 1e16 on JSON writes a float as an integer would be, and it would come back as one.
+    return not isinstance(value, float) or (math.isfinite(value) and abs(value) < 1e16)
+
+
+def _plain(value: str | float | None) -> str | float | None:
+    """A primitive as it would come back from JSON: an enum as its value, so that encryption changes no answer."""
+    if value is None or type(value) in (str, int, float, bool):
+        return value
+    plain: str | float | None = json.loads(json.dumps(value))
+    return plain
 
 
 def _has_surrogate(value: str) -> bool:

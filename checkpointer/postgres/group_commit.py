@@ -17,28 +17,36 @@ that is there, writes it in one statement and wakes the savers. Invariants:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from struct import Struct
 from typing import Any
 
 import psycopg
 
-from checkpointer.errors import StaleWriterError
+from checkpointer.errors import StaleWriterError, UnsavableError
 from checkpointer.metrics import BATCH_SAVES, FENCED_WRITES
-from checkpointer.postgres.arrays import ByteaArray, Int4Array, Int8Array, JsonbArray, TextArray
+from checkpointer.postgres.arrays import (
+    ByteaArray,
+    Int4Array,
+    Int8Array,
+    JsonbArray,
+    TextArray,
+    cell,
+    int4_cell,
+    int8_cell,
+)
 from checkpointer.postgres.batching import Batcher, Item, Limits
+from checkpointer.postgres.retry import summary
 from checkpointer.postgres.worker_connection import WorkerConnection
 
 __all__ = ["BlobRow", "CheckpointRow", "GroupCommit", "Save", "WriteRow"]
 
-# Columns as bytes, ready for the wire; ids are UTF-8 without NUL. See `Save` for the order.
-BlobRow = tuple[bytes, bytes, bytes, bytes, bytes, bytes | None]
-CheckpointRow = tuple[bytes, bytes, bytes, bytes | None, bytes, bytes]
+# Rows of cells (`arrays.py`) in the order of the statement's columns; see `Save`.
+BlobRow = tuple[bytes, bytes, bytes, bytes, bytes, bytes]
+CheckpointRow = tuple[bytes, bytes, bytes, bytes, bytes, bytes]
 WriteRow = tuple[bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes]
 
-_INT4, _INT8 = Struct("!i"), Struct("!q")
-_NEGATIVE = b"\x80"  # the first byte of a negative int4 is this or more
+_NEGATIVE = int4_cell(-(2**31))  # as bytes, the cells of negative numbers come after those of the others
 # A statement that takes longer than this, plus a second for each of its 4 MB, is on a connection gone silent.
 _SILENCE_S, _BYTES_PER_S = 10.0, 4_000_000
 
@@ -48,8 +56,8 @@ class Save(Item):
     """The rows of one save.
 
     blobs: thread, namespace, channel, version, type, blob. checkpoint: thread, namespace, id, parent, checkpoint,
-    metadata (the last two as jsonb's binary format). writes: thread, namespace, checkpoint, task, path, idx
-    (int4), channel, type, blob. `epoch` is what the thread's fence must have, None for a writer without a fence.
+    metadata. writes: thread, namespace, checkpoint, task, idx, path, channel, type, blob. `epoch` is what the
+    thread's fence must have, None for a writer without a fence.
     """
 
     thread_id: str
@@ -108,9 +116,16 @@ class GroupCommit(Batcher[Save]):
         return min(left_s, _SILENCE_S) + size / _BYTES_PER_S
 
     async def _refused(self, connection: WorkerConnection, batch: list[Save], error: Exception) -> None:
-        if len(batch) == 1 or not _about_data(error):
+        if not _about_data(error):
             for save in batch:
                 save.fail(error)
+            return
+        if len(batch) == 1:
+            refusal = UnsavableError(
+                f"PostgreSQL can't hold a value of thread {batch[0].thread_id!r}: {summary(error)}"
+            )
+            refusal.__cause__ = error
+            batch[0].fail(refusal)
             return
         middle = len(batch) // 2
         await self._settle(connection, batch[:middle])
@@ -118,76 +133,75 @@ class GroupCommit(Batcher[Save]):
 
 
 def _about_data(error: Exception) -> bool:
-    """Whether leaving one save out may help: not for a missing table or privilege, which fails every save alike."""
-    state = error.sqlstate if isinstance(error, psycopg.Error) else None
-    return state is None or state[:2] not in ("0A", "28", "3D", "3F", "42")
+    """Whether leaving one save out may help.
+
+    Not for a missing table or privilege, which fails every save alike. XX is PostgreSQL's internal errors: a request
+    for too much memory is one.
+    """
+    return isinstance(error, psycopg.Error) and (error.sqlstate or "22")[:2] in ("22", "23", "54", "XX")
 
 
 def _columns(batch: list[Save]) -> dict[str, Any]:
     """The batch as array parameters of `save_batch`, each key once (invariant 4)."""
-    blobs: dict[tuple[bytes, ...], tuple[int, BlobRow]] = {}
-    checkpoints: dict[tuple[bytes, ...], tuple[int, CheckpointRow]] = {}
-    writes: dict[tuple[bytes, ...], tuple[int, WriteRow]] = {}
-    fenced: list[tuple[int, Save]] = []
+    blobs: dict[tuple[bytes, ...], tuple[bytes, ...]] = {}
+    checkpoints: dict[tuple[bytes, ...], tuple[bytes, ...]] = {}
+    writes: dict[tuple[bytes, ...], tuple[bytes, ...]] = {}
+    fences: list[tuple[bytes, ...]] = []
     for position, save in enumerate(batch):
+        number = int4_cell(position)
         for blob in save.blobs:
-            blobs.setdefault(blob[:4], (position, blob))
+            if blob[:4] not in blobs:
+                blobs[blob[:4]] = (number, *blob)
         if save.checkpoint is not None:
-            checkpoints[save.checkpoint[:3]] = (position, save.checkpoint)
+            checkpoints[save.checkpoint[:3]] = (number, *save.checkpoint)
         for write in save.writes:
-            key = (*write[:4], write[5])
-            if write[5] >= _NEGATIVE:
-                writes[key] = (position, write)
-            else:
-                writes.setdefault(key, (position, write))
+            key = write[:5]
+            if key not in writes or write[4] >= _NEGATIVE:
+                writes[key] = (number, *write)
         if save.epoch is not None:
-            fenced.append((position, save))
+            fences.append((number, cell(save.thread_id.encode()), int8_cell(save.epoch)))
     return {
-        "fence_save": Int4Array([_INT4.pack(position) for position, _ in fenced]),
-        "fence_thread": TextArray([save.thread_id.encode() for _, save in fenced]),
-        "fence_epoch": Int8Array([_INT8.pack(save.epoch or 0) for _, save in fenced]),
-        **_arrays("blob_", blobs.values(), _BLOB_COLUMNS),
-        **_arrays("cp_", checkpoints.values(), _CHECKPOINT_COLUMNS),
-        **_arrays("w_", writes.values(), _WRITE_COLUMNS),
+        **_arrays(_FENCE_COLUMNS, fences),
+        **_arrays(_BLOB_COLUMNS, list(blobs.values())),
+        **_arrays(_CHECKPOINT_COLUMNS, list(checkpoints.values())),
+        **_arrays(_WRITE_COLUMNS, list(writes.values())),
     }
 
 
-_Column = tuple[str, Callable[[Iterable[bytes | None]], Any]]
-_BLOB_COLUMNS: tuple[_Column, ...] = (
-    ("thread", TextArray),
-    ("ns", TextArray),
-    ("channel", TextArray),
-    ("version", TextArray),
-    ("type", TextArray),
-    ("blob", ByteaArray),
-)
-_CHECKPOINT_COLUMNS: tuple[_Column, ...] = (
-    ("thread", TextArray),
-    ("ns", TextArray),
-    ("id", TextArray),
-    ("parent", TextArray),
-    ("checkpoint", JsonbArray),
-    ("metadata", JsonbArray),
-)
-_WRITE_COLUMNS: tuple[_Column, ...] = (
-    ("thread", TextArray),
-    ("ns", TextArray),
-    ("checkpoint", TextArray),
-    ("task", TextArray),
-    ("path", TextArray),
-    ("idx", Int4Array),
-    ("channel", TextArray),
-    ("type", TextArray),
-    ("blob", ByteaArray),
-)
+_Columns = dict[str, Callable[[Sequence[bytes]], Any]]
+_FENCE_COLUMNS: _Columns = {"fence_save": Int4Array, "fence_thread": TextArray, "fence_epoch": Int8Array}
+_BLOB_COLUMNS: _Columns = {
+    "blob_save": Int4Array,
+    "blob_thread": TextArray,
+    "blob_ns": TextArray,
+    "blob_channel": TextArray,
+    "blob_version": TextArray,
+    "blob_type": TextArray,
+    "blob_blob": ByteaArray,
+}
+_CHECKPOINT_COLUMNS: _Columns = {
+    "cp_save": Int4Array,
+    "cp_thread": TextArray,
+    "cp_ns": TextArray,
+    "cp_id": TextArray,
+    "cp_parent": TextArray,
+    "cp_checkpoint": JsonbArray,
+    "cp_metadata": JsonbArray,
+}
+_WRITE_COLUMNS: _Columns = {
+    "w_save": Int4Array,
+    "w_thread": TextArray,
+    "w_ns": TextArray,
+    "w_checkpoint": TextArray,
+    "w_task": TextArray,
+    "w_idx": Int4Array,
+    "w_path": TextArray,
+    "w_channel": TextArray,
+    "w_type": TextArray,
+    "w_blob": ByteaArray,
+}
 
 
-def _arrays(
-    prefix: str, rows: Iterable[tuple[int, Sequence[bytes | None]]], columns: tuple[_Column, ...]
-) -> dict[str, Any]:
-    listed = list(rows)
-    arrays: dict[str, Any] = {f"{prefix}save": Int4Array([_INT4.pack(position) for position, _ in listed])}
-    values = zip(*(row for _, row in listed), strict=True) if listed else ((),) * len(columns)
-    for (name, kind), column in zip(columns, values, strict=True):
-        arrays[prefix + name] = kind(column)
-    return arrays
+def _arrays(columns: _Columns, rows: Sequence[tuple[bytes, ...]]) -> dict[str, Any]:
+    values = zip(*rows, strict=True) if rows else ((),) * len(columns)
+    return {name: kind(cells) for (name, kind), cells in zip(columns.items(), values, strict=True)}

@@ -122,9 +122,9 @@ WITH claimed AS (
     INSERT INTO {schema}.checkpoint_writes
            (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
     SELECT thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob
-      FROM unnest(%(w_save)s, %(w_thread)s, %(w_ns)s, %(w_checkpoint)s, %(w_task)s, %(w_path)s, %(w_idx)s,
+      FROM unnest(%(w_save)s, %(w_thread)s, %(w_ns)s, %(w_checkpoint)s, %(w_task)s, %(w_idx)s, %(w_path)s,
                   %(w_channel)s, %(w_type)s, %(w_blob)s)
-           AS n (save, thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
+           AS n (save, thread_id, checkpoint_ns, checkpoint_id, task_id, idx, task_path, channel, type, blob)
      WHERE n.save NOT IN (SELECT r.save FROM refused r)
     ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) DO UPDATE
        SET task_path = EXCLUDED.task_path, channel = EXCLUDED.channel, type = EXCLUDED.type, blob = EXCLUDED.blob
@@ -381,3 +381,37 @@ ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) DO UPDATE
 INSERT INTO {schema}.checkpoint_fences AS f (thread_id, epoch) VALUES (%(thread)s, 1)
 ON CONFLICT (thread_id) DO UPDATE SET epoch = f.epoch + 1
 RETURNING epoch;
+
+-- name: blobs_sealed_otherwise
+-- A page of values whose encryption is not the wanted one (`%%+gcm.KEY`, or none at all), locked for a change.
+SELECT thread_id, checkpoint_ns, channel, version, type, blob FROM {schema}.checkpoint_blobs
+ WHERE (thread_id, checkpoint_ns, channel, version) > (%(a)s, %(b)s, %(c)s, %(d)s)
+   AND coalesce(substring(type FROM '[+]gcm[.](.*)$'), '') <> %(key)s AND type <> 'empty'
+ ORDER BY thread_id, checkpoint_ns, channel, version LIMIT %(limit)s FOR UPDATE;
+
+-- name: writes_sealed_otherwise
+-- The same for writes.
+SELECT thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob
+  FROM {schema}.checkpoint_writes
+ WHERE (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) > (%(a)s, %(b)s, %(c)s, %(d)s, %(e)s)
+   AND coalesce(substring(type FROM '[+]gcm[.](.*)$'), '') <> %(key)s
+ ORDER BY thread_id, checkpoint_ns, checkpoint_id, task_id, idx LIMIT %(limit)s FOR UPDATE;
+
+-- name: checkpoints_in_clear
+-- A page of checkpoints with values in their JSON (but for the marker of a snapshot), locked for a change.
+SELECT thread_id, checkpoint_ns, checkpoint_id, checkpoint,
+       ARRAY(SELECT v.key FROM jsonb_each(c.checkpoint -> 'channel_values') v
+              WHERE v.value <> 'true' OR NOT EXISTS (
+                    SELECT FROM {schema}.checkpoint_blobs b
+                     WHERE b.thread_id = c.thread_id AND b.checkpoint_ns = c.checkpoint_ns AND b.channel = v.key
+                       AND b.version = c.checkpoint -> 'channel_versions' ->> v.key)) AS channels
+  FROM {schema}.checkpoints c
+ WHERE (thread_id, checkpoint_ns, checkpoint_id) > (%(a)s, %(b)s, %(c)s)
+   AND jsonb_typeof(checkpoint -> 'channel_values') = 'object' AND checkpoint -> 'channel_values' <> '{}'
+ ORDER BY thread_id, checkpoint_ns, checkpoint_id LIMIT %(limit)s FOR UPDATE;
+
+-- name: take_out_values
+-- Takes values out of a checkpoint's JSON.
+UPDATE {schema}.checkpoints
+   SET checkpoint = jsonb_set(checkpoint, '{channel_values}', (checkpoint -> 'channel_values') - %(channels)s::text[])
+ WHERE thread_id = %(thread_id)s AND checkpoint_ns = %(checkpoint_ns)s AND checkpoint_id = %(checkpoint_id)s;

@@ -26,7 +26,16 @@ from checkpointer.postgres.pool import Connection
 from checkpointer.postgres.queries import load_queries
 from checkpointer.serde import Cipher
 
-__all__ = ["Forgotten", "Keep", "copy_thread", "delete_runs", "delete_threads", "prune"]
+__all__ = [
+    "Forgotten",
+    "Keep",
+    "blob_place",
+    "copy_thread",
+    "delete_runs",
+    "delete_threads",
+    "prune",
+    "write_place",
+]
 
 _Key = tuple[str, str]  # namespace, checkpoint id
 
@@ -96,8 +105,8 @@ async def copy_thread(conn: Connection, schema: str, cipher: Cipher | None, sour
     queries = load_queries("checkpointer.postgres", schema)
     await conn.execute(queries["copy_rows"].encode(), {"source": source, "target": target}, prepare=False)
     for rows, put, place in (
-        ("sealed_blobs", "put_blob", _blob_place),
-        ("sealed_writes", "put_write", _write_place),
+        ("sealed_blobs", "put_blob", blob_place),
+        ("sealed_writes", "put_write", write_place),
     ):
         async with conn.cursor("sealed") as reader:
             await reader.execute(queries[rows].encode(), {"thread": source})
@@ -113,11 +122,13 @@ async def copy_thread(conn: Connection, schema: str, cipher: Cipher | None, sour
                 await conn.execute(queries[put].encode(), moved)
 
 
-def _blob_place(row: Mapping[str, Any]) -> tuple[str, ...]:
+def blob_place(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """The identity that an encrypted value of this row is bound to."""
     return ("blob", row["thread_id"], row["checkpoint_ns"], row["channel"], row["version"])
 
 
-def _write_place(row: Mapping[str, Any]) -> tuple[str, ...]:
+def write_place(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """The identity that an encrypted write of this row is bound to."""
     ids = (row["thread_id"], row["checkpoint_ns"], row["checkpoint_id"], row["task_id"])
     return ("write", *ids, str(row["idx"]))
 

@@ -17,15 +17,14 @@ from collections.abc import (
     Callable,
     Collection,
     Coroutine,
-    Iterator,
     Mapping,
     Sequence,
 )
-from contextlib import contextmanager
 from copy import copy
 from functools import partial
 from time import perf_counter
-from typing import Any, ParamSpec, TypeVar, cast
+from types import TracebackType
+from typing import Any, TypeVar, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
@@ -39,13 +38,13 @@ from langgraph.checkpoint.base import (
 )
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.checkpoint.serde.types import TASKS
-from prometheus_client import Histogram
 from psycopg.rows import TupleRow, tuple_row
 
 from checkpointer.errors import UnsavableError
-from checkpointer.metrics import CHECKPOINT_BYTES, ERRORS, LOAD_SECONDS, SAVE_SECONDS
+from checkpointer.metrics import CHECKPOINT_BYTES, ERRORS, LOAD_SECONDS, SAVE_SECONDS, QuickHistogram
+from checkpointer.postgres.arrays import NULL
 from checkpointer.postgres.batch_load import BatchLoad
-from checkpointer.postgres.codec import Codec, is_large, jsonb, numbered, text
+from checkpointer.postgres.codec import Codec, is_large, json_text, jsonb, numbered, text
 from checkpointer.postgres.delta import history
 from checkpointer.postgres.fence import fence_epoch
 from checkpointer.postgres.group_commit import GroupCommit, Save
@@ -59,7 +58,6 @@ from checkpointer.serde import CompressedSerializer
 
 __all__ = ["PooledPostgresSaver"]
 
-P = ParamSpec("P")
 T = TypeVar("T")
 _PAGE = 50
 
@@ -119,13 +117,15 @@ class PooledPostgresSaver(AsyncPostgresSaver):
 
         Raises `StaleWriterError`, `SaverUnavailableError`, or `UnsavableError`.
         """
-        with _measured("save", SAVE_SECONDS):
-            changed = [value for name, value in checkpoint["channel_values"].items() if name in new_versions]
-            save = await _maybe_in_thread(
-                is_large(changed), self._checkpoint_rows, config, checkpoint, metadata, new_versions
-            )
-            await self._group_commit.submit(save)
         ids = config["configurable"]
+        with _Measured("save", SAVE_SECONDS):
+            values = checkpoint["channel_values"]
+            changed = [(name, values[name]) for name in new_versions if name in values]
+            large = self._codec.sizes.is_large(str(ids["thread_id"]), changed)
+            rows = self._checkpoint_rows
+            arguments = (config, checkpoint, metadata, new_versions)
+            save = await asyncio.to_thread(rows, *arguments) if large else rows(*arguments)
+            await self._group_commit.submit(save)
         return {
             "configurable": {
                 "thread_id": ids["thread_id"],
@@ -147,7 +147,9 @@ class PooledPostgresSaver(AsyncPostgresSaver):
         inline, blobs = self._codec.blobs(thread, namespace, checkpoint, new_versions)
         body = jsonb({**checkpoint, "channel_values": inline})
         about = jsonb(get_serializable_checkpoint_metadata(config, metadata))
-        size = len(body) + len(about) + sum(len(row[5] or b"") for row in blobs)
+        size = len(body) + len(about)
+        for row in blobs:
+            size += len(row[5])
         CHECKPOINT_BYTES.observe(size)
         return Save(
             thread_id=thread,
@@ -158,7 +160,7 @@ class PooledPostgresSaver(AsyncPostgresSaver):
                 text("thread_id", thread),
                 text("checkpoint_ns", namespace),
                 text("checkpoint_id", checkpoint["id"]),
-                text("checkpoint_id", parent) if parent is not None else None,
+                text("checkpoint_id", parent) if parent is not None else NULL,
                 body,
                 about,
             ),
@@ -168,35 +170,39 @@ class PooledPostgresSaver(AsyncPostgresSaver):
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
         """Save a task's writes; returns once they are committed. Raises as `aput` does."""
-        with _measured("save", SAVE_SECONDS):
-            ids = config["configurable"]
-            thread, checkpoint_id = str(ids["thread_id"]), str(ids["checkpoint_id"])
-            keys = (thread, str(ids.get("checkpoint_ns", "")), checkpoint_id, task_id, task_path)
-            rows = await _maybe_in_thread(is_large([value for _, value in writes]), self._codec.writes, keys, writes)
-            size = sum(len(row[8]) for row in rows)
-            if rows:
-                await self._group_commit.submit(Save(thread_id=thread, epoch=fence_epoch(ids), bytes=size, writes=rows))
+        if not writes:
+            return
+        ids = config["configurable"]
+        with _Measured("save", SAVE_SECONDS):
+            thread = str(ids["thread_id"])
+            keys = (thread, str(ids.get("checkpoint_ns", "")), str(ids["checkpoint_id"]), task_id)
+            large = self._codec.sizes.is_large("", writes)
+            rows = self._codec.writes
+            saved = await asyncio.to_thread(rows, keys, task_path, writes) if large else rows(keys, task_path, writes)
+            size = sum([len(row[8]) for row in saved])
+            await self._group_commit.submit(Save(thread_id=thread, epoch=fence_epoch(ids), bytes=size, writes=saved))
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """Load a checkpoint, the latest unless the config names one.
 
         Raises `SaverUnavailableError`, `BlockedTypeError`, or `UnreadableError`.
         """
-        with _measured("load", LOAD_SECONDS):
-            ids = config["configurable"]
+        ids = config["configurable"]
+        with _Measured("load", LOAD_SECONDS):
             checkpoint_id = get_checkpoint_id(config)
             try:
                 asked = (
                     text("thread_id", ids["thread_id"]),
                     text("checkpoint_ns", ids.get("checkpoint_ns", "")),
-                    text("checkpoint_id", checkpoint_id) if checkpoint_id else None,
+                    text("checkpoint_id", checkpoint_id) if checkpoint_id else NULL,
                 )
             except UnsavableError:
                 return None  # an id that can't be saved names no checkpoint
             return await self._tuple(await self._batch_load.rows(*asked))
 
     async def _tuple(self, rows: Sequence[TupleRow]) -> CheckpointTuple | None:
-        found = await _maybe_in_thread(self._codec.is_large(rows), self._codec.checkpoint, rows)
+        decode = self._codec.checkpoint
+        found = await asyncio.to_thread(decode, rows) if is_large(rows) else decode(rows)
         if found is not None and found.checkpoint["v"] < 4 and found.parent_config is not None:
             await self._add_pending_sends(found, found.parent_config)
         return found
@@ -235,7 +241,7 @@ class PooledPostgresSaver(AsyncPostgresSaver):
                 namespace=ids.get("checkpoint_ns"),
                 id=get_checkpoint_id(config) if config else None,
                 before=get_checkpoint_id(before) if before else None,
-                filter=jsonb(filter)[1:].decode() if filter else None,
+                filter=json_text(filter).decode() if filter else None,
                 after_id=after[0],
                 after_thread=after[1],
                 after_ns=after[2],
@@ -350,21 +356,24 @@ class PooledPostgresSaver(AsyncPostgresSaver):
         await ride_out(operation, attempt, for_s=self.retry_for_s)
 
 
-@contextmanager
-def _measured(operation: str, seconds: Histogram) -> Iterator[None]:
-    started = perf_counter()
-    try:
-        yield
-    except Exception as exc:
-        ERRORS.labels(operation=operation, kind=type(exc).__name__).inc()
-        raise
-    finally:
-        seconds.observe(perf_counter() - started)
+class _Measured:
+    """Times a block and counts its error; a class, as this is entered several times a step."""
 
+    __slots__ = ("_operation", "_seconds", "_started")
 
-async def _maybe_in_thread(large: bool, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run what takes long in another thread, and what does not right here: a thread costs more than a small value."""
-    return await asyncio.to_thread(work, *args, **kwargs) if large else work(*args, **kwargs)
+    def __init__(self, operation: str, seconds: QuickHistogram) -> None:
+        self._operation = operation
+        self._seconds = seconds
+
+    def __enter__(self) -> None:
+        self._started = perf_counter()
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self._seconds.observe(perf_counter() - self._started)
+        if isinstance(exc, Exception):
+            ERRORS.labels(operation=self._operation, kind=type(exc).__name__).inc()
 
 
 def _or_none(value: object) -> str | None:
