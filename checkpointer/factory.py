@@ -74,6 +74,8 @@ async def open_saver(
             connect_backoff_s=settings.postgres_connect_backoff,
             connect_timeout_s=settings.postgres_connect_timeout,
             retry_for_s=settings.postgres_retry_for,
+            serde=_serializer(settings),
+            cipher=_cipher(settings),
             pool=PoolOptions(
                 min_size=settings.postgres_pool_min_size,
                 max_size=settings.postgres_pool_max_size,

@@ -148,6 +148,12 @@ class CheckpointerSettings(BaseSettings):
     def _consistent(self) -> Self:
         if self.postgres_pool_max_size < self.postgres_pool_min_size:
             raise PydanticCustomError("pool_size", "POSTGRES_POOL_MAX_SIZE must not be below POSTGRES_POOL_MIN_SIZE")
+        parts = ("postgres_port", "postgres_user", "postgres_database")
+        lonely = [name.upper() for name in parts if getattr(self, name) is not None]
+        if self.use_postgres_saver and lonely and not self.has_connection:
+            raise PydanticCustomError(
+                "host", "POSTGRES_HOST is not set, but {names} is: name the host too", {"names": ", ".join(lonely)}
+            )
         return self
 
     @property
@@ -249,7 +255,7 @@ def _parts(conninfo: str) -> dict[str, str] | None:
     """
     try:
         parts = {name: str(value) for name, value in conninfo_to_dict(conninfo).items() if value is not None}
-    except ProgrammingError:
+    except (ProgrammingError, UnicodeError):  # %a1 alone is no character
         return None
     certain = (
         _PORTS.fullmatch(parts.get("port", ""))

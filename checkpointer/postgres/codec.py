@@ -135,7 +135,10 @@ class Codec:
 
     def seal(self, value: object, place: Sequence[str]) -> tuple[str, bytes]:
         """The type tag and the bytes of a value for the row whose identity is `place`."""
-        kind, data = self.serde.dumps_typed(value)
+        if type(value) is int and not -(2**63) <= value < 2**64:
+            kind, data = "json", json_text(value)  # msgpack ends at 64 bits
+        else:
+            kind, data = self.serde.dumps_typed(value)
         if self.cipher is not None:
             kind, data = self.cipher.seal(kind, data, place)
         if len(data) > MAX_VALUE_BYTES:
@@ -181,9 +184,10 @@ class Codec:
                 inline[channel] = True  # upstream's marker: a snapshot is behind it
             if version is not None:
                 shown = str(version)
+                key = *ids, text("channel", channel), text("version", shown)
                 kind, data = self.dump(value, ("blob", thread, namespace, channel, shown))
                 self.sizes.note(thread, channel, len(data))
-                rows.append((*ids, text("channel", channel), text("version", shown), kind, data))
+                rows.append((*key, kind, data))
         return inline, rows
 
     def writes(
@@ -195,10 +199,9 @@ class Codec:
         rows = []
         for position, (channel, value) in enumerate(writes):
             idx = WRITES_IDX_MAP.get(channel, position)
+            name = text("channel", channel)
             kind, data = self.dump(value, ("write", *ids, str(idx)))
-            rows.append(
-                (thread, namespace, checkpoint, task, int4_cell(idx), path, text("channel", channel), kind, data)
-            )
+            rows.append((thread, namespace, checkpoint, task, int4_cell(idx), path, name, kind, data))
         return rows
 
     def checkpoint(self, rows: Sequence[TupleRow]) -> CheckpointTuple | None:

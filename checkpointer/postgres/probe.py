@@ -3,20 +3,18 @@
 A probe must not wait behind a busy pool, and a flood of probes must not become a flood of connections: all of
 them share one connection, and whoever asks while a question is under way waits for the same answer.
 
-A question that is not answered in time is not cancelled but cut off, by shutting its socket: psycopg answers a
-cancellation by asking the server to stop the query and waits for that, ten seconds on a server that is frozen.
+A question that is not answered in time is not cancelled but cut off (`pool.cut_off`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import socket
 from types import TracebackType
 from typing import Self
 
 import psycopg
 
-from checkpointer.postgres.pool import Connection, connect
+from checkpointer.postgres.pool import Connection, connect, cut_off
 
 __all__ = ["Probe"]
 
@@ -61,7 +59,7 @@ class Probe:
         question, self._question = self._question, None
         conn, self._conn = self._conn, None
         if conn is not None:
-            _cut_off(conn)
+            cut_off(conn)
         elif question is not None:
             question.cancel()
 
@@ -82,13 +80,6 @@ class Probe:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         await self.close()
-
-
-def _cut_off(conn: Connection) -> None:
-    """Make whatever waits on the connection see its end now."""
-    if not conn.closed:
-        with socket.fromfd(conn.fileno(), socket.AF_INET, socket.SOCK_STREAM) as wire:
-            wire.shutdown(socket.SHUT_RDWR)
 
 
 def _look_at_result(question: asyncio.Task[None]) -> None:

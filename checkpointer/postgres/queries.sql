@@ -201,26 +201,26 @@ SELECT type, blob, task_id, idx FROM {schema}.checkpoint_writes
 -- Walks from a checkpoint's parent upwards, for each asked channel to the nearest stored value (its seed). Gives
 -- the writes met on the way (kind 0) and the seeds: a blob (kind 1) or a value in the checkpoint's JSON (kind 2).
 WITH RECURSIVE chain AS (
-    (SELECT 0 AS depth, NULL::text AS checkpoint_id, parent_checkpoint_id AS parent,
+    (SELECT 0 AS depth, NULL::text AS checkpoint_id, h.parent_checkpoint_id AS parent,
             '{}'::text[] AS wanted, %(channels)s::text[] AS unseeded, NULL::jsonb AS versions, NULL::jsonb AS inline
-       FROM {schema}.checkpoints
-      WHERE thread_id = %(thread)s AND checkpoint_ns = %(namespace)s
-        AND (%(id)s::text IS NULL OR checkpoint_id = %(id)s)
-      ORDER BY checkpoint_id DESC LIMIT 1)
+       FROM {schema}.checkpoints h
+      WHERE h.thread_id = %(thread)s AND h.checkpoint_ns = %(namespace)s
+        AND (%(id)s::text IS NULL OR h.checkpoint_id = %(id)s)
+      ORDER BY h.checkpoint_id DESC LIMIT 1)
     UNION ALL
     SELECT c.depth + 1, p.checkpoint_id, p.parent_checkpoint_id, c.unseeded,
-           ARRAY(SELECT channel FROM unnest(c.unseeded) channel
-                  WHERE coalesce(p.checkpoint -> 'channel_values' -> channel, 'null') = 'null'
+           ARRAY(SELECT asked.name FROM unnest(c.unseeded) AS asked (name)
+                  WHERE coalesce(p.checkpoint -> 'channel_values' -> asked.name, 'null') = 'null'
                     AND NOT EXISTS (
                         SELECT FROM {schema}.checkpoint_blobs b
                          WHERE b.thread_id = p.thread_id AND b.checkpoint_ns = p.checkpoint_ns
-                           AND b.channel = channel
-                           AND b.version = p.checkpoint -> 'channel_versions' ->> channel)),
+                           AND b.channel = asked.name AND b.type <> 'empty'
+                           AND b.version = p.checkpoint -> 'channel_versions' ->> asked.name)),
            p.checkpoint -> 'channel_versions', p.checkpoint -> 'channel_values'
       FROM chain c
       JOIN {schema}.checkpoints p
         ON p.thread_id = %(thread)s AND p.checkpoint_ns = %(namespace)s AND p.checkpoint_id = c.parent
-     WHERE c.unseeded <> '{}'
+     WHERE c.unseeded <> '{}' AND c.parent IS DISTINCT FROM c.checkpoint_id
 )
 SELECT 0::int2 AS kind, c.depth, c.checkpoint_id, w.channel, w.task_id, w.task_path, w.idx, w.type, w.blob,
        NULL::text AS version, NULL::jsonb AS value
@@ -235,7 +235,7 @@ SELECT CASE WHEN b.type IS NULL THEN 2 ELSE 1 END, c.depth, c.checkpoint_id, see
  CROSS JOIN LATERAL (SELECT unnest(c.wanted) EXCEPT SELECT unnest(c.unseeded)) AS seeded (channel)
   LEFT JOIN {schema}.checkpoint_blobs b
     ON b.thread_id = %(thread)s AND b.checkpoint_ns = %(namespace)s AND b.channel = seeded.channel
-   AND b.version = c.versions ->> seeded.channel;
+   AND b.version = c.versions ->> seeded.channel AND b.type <> 'empty';
 
 -- name: one_snapshot
 -- Has every statement of the transaction see the same rows.
@@ -278,19 +278,22 @@ SELECT DISTINCT checkpoint_ns, checkpoint_id FROM {schema}.checkpoint_writes
  WHERE thread_id = %(thread)s AND channel = %(tasks)s;
 
 -- name: written_channels
--- The channels that a thread's tasks ever wrote.
-SELECT DISTINCT checkpoint_ns, channel FROM {schema}.checkpoint_writes WHERE thread_id = %(thread)s;
+-- The channels that a thread's tasks wrote under each checkpoint.
+SELECT checkpoint_ns, checkpoint_id, array_agg(DISTINCT channel) AS channels
+  FROM {schema}.checkpoint_writes WHERE thread_id = %(thread)s
+ GROUP BY checkpoint_ns, checkpoint_id;
 
 -- name: stored_values
 -- Which checkpoints of a thread hold a value of their own for the given channels.
-SELECT c.checkpoint_ns, c.checkpoint_id, array_agg(channel) AS channels
+SELECT c.checkpoint_ns, c.checkpoint_id, array_agg(asked.name) AS channels
   FROM {schema}.checkpoints c
- CROSS JOIN unnest(%(channels)s::text[]) channel
+ CROSS JOIN unnest(%(channels)s::text[]) AS asked (name)
  WHERE c.thread_id = %(thread)s
-   AND (coalesce(c.checkpoint -> 'channel_values' -> channel, 'null') <> 'null'
+   AND (coalesce(c.checkpoint -> 'channel_values' -> asked.name, 'null') <> 'null'
         OR EXISTS (SELECT FROM {schema}.checkpoint_blobs b
-                    WHERE b.thread_id = c.thread_id AND b.checkpoint_ns = c.checkpoint_ns AND b.channel = channel
-                      AND b.version = c.checkpoint -> 'channel_versions' ->> channel))
+                    WHERE b.thread_id = c.thread_id AND b.checkpoint_ns = c.checkpoint_ns
+                      AND b.channel = asked.name AND b.type <> 'empty'
+                      AND b.version = c.checkpoint -> 'channel_versions' ->> asked.name))
  GROUP BY c.checkpoint_ns, c.checkpoint_id;
 
 -- name: delete_checkpoints

@@ -4,8 +4,9 @@ A checkpoint that stays must load exactly as before. So with it stay
 
 - its values: a value goes only when no kept checkpoint of its namespace refers to it;
 - for a checkpoint older than version 4, its parent, which holds what was sent to its tasks;
-- for every DeltaChannel that it has no value of, its ancestors back to the nearest one that has: the state is that
-  value plus the writes on the way. Such ancestors stay whole, so that they too load exactly.
+- for every DeltaChannel that it has no value of, its ancestors back to the nearest one that has, or to the first
+  that wrote to it: the state is that value plus the writes on the way. Such ancestors must load exactly too, so
+  theirs stay likewise. Where a thread's DeltaChannels take their snapshots at different steps that may be a long way.
 
 Pruning and copying happen in one transaction that sees one snapshot (the caller's: REPEATABLE READ), so what a run
 saves meanwhile is neither seen nor deleted.
@@ -202,28 +203,51 @@ class _Outline:
         return parents & {(row["checkpoint_ns"], row["checkpoint_id"]) for row in rows} & set(self.checkpoints)
 
     async def _delta_ancestors(self, kept: Iterable[_Key]) -> set[_Key]:
-        channels = await self._delta_channels()
+        """The ancestors that the kept checkpoints' DeltaChannels are made of, with those in between."""
+        written = await self._channels_of("written_channels")
+        channels = self._delta_channels(written)
         if not any(channels.values()):
             return set()
         every = sorted(set().union(*channels.values()))
-        stored: dict[_Key, set[str]] = defaultdict(set)
-        for row in await _rows(self.conn, self.queries["stored_values"], thread=self.thread_id, channels=every):
-            stored[row["checkpoint_ns"], row["checkpoint_id"]] = set(row["channels"])
+        stored = await self._channels_of("stored_values", channels=every)
+        sources = self._sources({key: stored[key] | written[key] for key in self.checkpoints})
         ancestors: set[_Key] = set()
         for key in kept:
-            unseeded = channels[key[0]] - stored[key]
-            above = self._parent(key)
-            while unseeded and above is not None:
+            while (channels[key[0]] - stored[key]) & sources[key]:
+                above = self._parent(key)
+                if above is None or above in ancestors:
+                    break
                 ancestors.add(above)
-                unseeded -= stored[above]
-                above = self._parent(above)
+                key = above
         return ancestors
+
+    def _sources(self, held: Mapping[_Key, set[str]]) -> dict[_Key, frozenset[str]]:
+        """Per checkpoint the channels that any of its ancestors holds a value of, or a write to."""
+        sources: dict[_Key, frozenset[str]] = {}
+        for key in self.checkpoints:
+            line: list[_Key] = []
+            at: _Key | None = key
+            while at is not None and at not in sources:
+                sources[at] = frozenset()
+                line.append(at)
+                at = self._parent(at)
+            for child in reversed(line):
+                parent = self._parent(child)
+                if parent is not None:
+                    sources[child] = sources[parent] | held[parent]
+        return sources
+
+    async def _channels_of(self, query: str, **params: object) -> dict[_Key, set[str]]:
+        found: dict[_Key, set[str]] = defaultdict(set)
+        for row in await _rows(self.conn, self.queries[query], thread=self.thread_id, **params):
+            found[row["checkpoint_ns"], row["checkpoint_id"]] = set(row["channels"])
+        return found
 
     def _parent(self, key: _Key) -> _Key | None:
         parent = (key[0], self.checkpoints[key]["parent"])
-        return parent if parent in self.checkpoints else None
+        return parent if parent in self.checkpoints and parent != key else None
 
-    async def _delta_channels(self) -> dict[str, set[str]]:
+    def _delta_channels(self, written: Mapping[_Key, set[str]]) -> dict[str, set[str]]:
         """Per namespace the channels that are, or may be, DeltaChannels.
 
         They are counted in the metadata or marked by a snapshot; LangGraph.js only says that a thread has some, and
@@ -235,6 +259,6 @@ class _Outline:
             channels[namespace].update(row["counted"], row["marked"])
             unnamed = unnamed or row["delta_writes"]
         if unnamed:
-            for row in await _rows(self.conn, self.queries["written_channels"], thread=self.thread_id):
-                channels[row["checkpoint_ns"]].add(row["channel"])
+            for (namespace, _), names in written.items():
+                channels[namespace] |= names
         return channels

@@ -317,6 +317,22 @@ class PooledPostgresSaver(AsyncPostgresSaver):
         for name in names:
             await self._in_snapshot("prune", partial(prune, schema=self.schema, thread_id=name, keep=keep))
 
+    def put(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """`aput`, from another thread than the event loop's."""
+        return self._from_thread(self.aput(config, checkpoint, metadata, new_versions))
+
+    def put_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
+    ) -> None:
+        """`aput_writes`, from another thread than the event loop's."""
+        self._from_thread(self.aput_writes(config, writes, task_id, task_path))
+
     def delete_for_runs(self, run_ids: Sequence[str]) -> None:
         """`adelete_for_runs`, from another thread than the event loop's."""
         self._from_thread(self.adelete_for_runs(run_ids))

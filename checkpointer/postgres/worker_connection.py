@@ -19,7 +19,7 @@ from psycopg.pq import Format
 from psycopg.rows import TupleRow, tuple_row
 
 from checkpointer.postgres.arrays import register_arrays
-from checkpointer.postgres.pool import connect
+from checkpointer.postgres.pool import connect, cut_off
 
 __all__ = ["WorkerConnection", "register_row_types"]
 
@@ -55,27 +55,42 @@ class WorkerConnection:
         """Run the statement in a transaction of its own and fetch all rows.
 
         After any error but one about the data the connection is dropped, and the next call makes a new one.
-        Raises psycopg's errors, `TimeoutError`, or `OSError`.
+        Raises psycopg's errors, `OSError`, or `TimeoutError` for a server that has gone silent.
         """
         try:
-            async with asyncio.timeout(timeout_s):
-                if self._conn is None:
-                    self._conn = await self._open()
-                cursor = self._conn.cursor(binary=True)
-                await cursor.execute(statement.encode(), params)
-                return await cursor.fetchall()
+            if self._conn is None:
+                self._conn = await self._open(timeout_s)
+            return await self._execute(self._conn, statement, params, timeout_s)
         except BaseException as exc:
             if not isinstance(exc, psycopg.Error) or exc.sqlstate is None or exc.sqlstate[:2] in ("08", "57"):
                 await self.close()
             raise
 
-    async def _open(self) -> AsyncConnection[TupleRow]:
+    @staticmethod
+    async def _execute(
+        conn: AsyncConnection[TupleRow], statement: str, params: Mapping[str, Any], timeout_s: float
+    ) -> list[TupleRow]:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        silence = loop.call_at(deadline, cut_off, conn)
+        try:
+            cursor = conn.cursor(binary=True)
+            await cursor.execute(statement.encode(), params)
+            return await cursor.fetchall()
+        except psycopg.OperationalError as exc:
+            if loop.time() >= deadline:
+                raise TimeoutError(f"PostgreSQL did not answer within {timeout_s:.1f} s") from exc
+            raise
+        finally:
+            silence.cancel()
+
+    async def _open(self, timeout_s: float) -> AsyncConnection[TupleRow]:
         session = {} if self._pooler == "transaction" else {"options": self._options()}
         conn = cast(
             "AsyncConnection[TupleRow]",
             await connect(
                 self._conninfo,
-                timeout_s=self._connect_timeout_s,
+                timeout_s=min(timeout_s, self._connect_timeout_s),
                 prepare_threshold=None if self._pooler == "transaction" else 0,
                 row_factory=tuple_row,
                 **session,

@@ -70,10 +70,8 @@ async def histories(saver: BaseCheckpointSaver[Any], names: Sequence[str]) -> li
 
 async def change(saver: PooledPostgresSaver, cipher: Cipher, *, seal: bool) -> Changed:
     """Re-encrypt all; gives the final counts."""
-    counts = [Changed()]
-    async for changed in reencrypt(saver.pool, _SCHEMA, CompressedSerializer(), cipher, seal=seal):
-        counts.append(changed)
-    return counts[-1]
+    pages = reencrypt(saver.pool, _SCHEMA, CompressedSerializer(), cipher, seal=seal)
+    return [Changed(), *[changed async for changed in pages]][-1]
 
 
 def clear_text(conn: psycopg.Connection) -> int:

@@ -1,0 +1,1 @@
+"""The HTTP API: JSON in camelCase over an `Orchestrator`."""

@@ -1,0 +1,45 @@
+"""`holdfast health`: the answer of /api/health/checkpointer, from a server or by this environment's settings."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from checkpointer.errors import ConnectError, SchemaError
+from checkpointer.factory import open_saver
+from checkpointer.health import check_health
+from orchestrator.cli.http import get_json
+from orchestrator.logs import setup_logging
+from orchestrator.migrations import MIGRATIONS
+from orchestrator.settings import OrchestratorSettings
+
+__all__ = ["show_health"]
+
+
+async def show_health(url: str | None, *, as_json: bool) -> int:
+    """Print how the saver is; 0 where it is healthy."""
+    report = (await get_json(url, "/api/health/checkpointer"))[1] if url else await _own_health()
+    healthy = isinstance(report, dict) and report.get("status") == "healthy"
+    print(json.dumps(report, indent=2) if as_json else _sentence(report))
+    return 0 if healthy else 1
+
+
+async def _own_health() -> dict[str, Any]:
+    setup_logging(level="ERROR")
+    # One attempt, and nothing is created: looking must not change anything.
+    settings = OrchestratorSettings(postgres_connect_attempts=1, postgres_setup="verify")
+    try:
+        async with open_saver(settings, migrations=(MIGRATIONS,)) as saver:
+            return (await check_health(saver, settings)).as_json()
+    except (ConnectError, SchemaError) as exc:
+        postgres = {"connected": False, "schema": settings.postgres_schema, "error": str(exc)}
+        return {"status": "unhealthy", "checkpointer": "PostgresSaver", "postgres": postgres, "error": str(exc)}
+
+
+def _sentence(report: Any) -> str:
+    if not isinstance(report, dict) or "status" not in report:
+        return f"unexpected answer: {json.dumps(report)}"
+    postgres = report.get("postgres", {})
+    where = f" at {postgres['connectionString']}" if postgres.get("connectionString") else ""
+    what = f"{report['status']}: {report.get('checkpointer', 'unknown saver')}{where}"
+    return f"{what}: {report['error']}" if report.get("error") else what

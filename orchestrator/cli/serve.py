@@ -1,0 +1,148 @@
+"""`holdfast serve`: settings, graphs, socket, orchestrator, API; and all of it back down on SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from orchestrator.api.app import create_app
+from orchestrator.engine.graph_file import GraphFile
+from orchestrator.engine.graphs import Graph
+from orchestrator.engine.service import Orchestrator, open_orchestrator
+from orchestrator.errors import GraphError, ServeError
+from orchestrator.logs import setup_logging
+from orchestrator.settings import OrchestratorSettings
+from orchestrator.workflows import SHIPPED
+
+__all__ = ["serve_graphs"]
+
+_log = logging.getLogger(__name__)
+# What an answer under way may take once stopping has begun; those who wait for a run are let go at once.
+_ANSWER_WITHIN_S = 5
+# Nodes that are plain functions run here. They wait for models and services more than they compute, and asyncio's
+# own bound (four more than there are cores) would let a few slow ones hold up all the others.
+_NODE_THREADS = 64
+
+
+def serve_graphs(path: Path | None, *, host: str | None, port: int | None) -> int:
+    """Serve until a signal and return the exit code. Raises the errors of settings, graphs and database."""
+    file = GraphFile.read(path) if path else None
+    if file:
+        file.apply_environment()
+    overrides: dict[str, Any] = {"host": host, "port": port}
+    overrides = {name: value for name, value in overrides.items() if value is not None}
+    settings = OrchestratorSettings(**overrides)
+    setup_logging(settings.log_format, settings.log_level)
+    graphs = _graphs(settings, file)
+    with _bound(settings.host, settings.port) as listener:
+        return asyncio.run(_Serving(settings, graphs, listener).until_signal())
+
+
+def _graphs(settings: OrchestratorSettings, file: GraphFile | None) -> dict[str, Graph]:
+    theirs: Mapping[str, Any] = file.load() if file else {}
+    ours: dict[str, Graph] = {}
+    for name, build in SHIPPED.items():
+        if name in theirs:
+            _log.info("[WorkflowOrchestrator] workflow %s is the one of %s", name, file and file.path)
+            continue
+        try:
+            ours[name] = build(settings.holdfast_model)
+        except (ImportError, ValueError, RuntimeError) as exc:
+            raise GraphError(f"workflow {name} can't use HOLDFAST_MODEL={settings.holdfast_model}: {exc}") from exc
+    return ours | dict(theirs)
+
+
+@contextmanager
+def _bound(host: str, port: int) -> Iterator[socket.socket]:
+    """The address, taken before anything else is started, so that one in use is an error at once."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as exc:
+        raise ServeError(f"HOST={host} PORT={port} can't be served: {exc.strerror or exc}") from exc
+    with listener:
+        yield listener
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own handling of signals, which ends the process by the signal and not with code 0."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class _Serving:
+    """One life of the server. The first signal stops it in good order, a second one at once."""
+
+    def __init__(self, settings: OrchestratorSettings, graphs: Mapping[str, Graph], listener: socket.socket) -> None:
+        self._settings = settings
+        self._graphs = graphs
+        self._listener = listener
+        self._orchestrator: Orchestrator | None = None
+        self._server: _Server | None = None
+        self._task: asyncio.Task[Any] | None = None
+
+    async def until_signal(self) -> int:
+        """Serve; returns 0 after a signal."""
+        self._task = asyncio.current_task()
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_NODE_THREADS, "node"))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._stop, number)
+        try:
+            await self._serve()
+        except asyncio.CancelledError:
+            _log.info("[WorkflowOrchestrator] stopped before it was serving")
+        if self._orchestrator is not None and self._orchestrator.cut_off:
+            # A node that blocks its thread would keep the process until it returns; its run is handed back.
+            logging.shutdown()
+            os._exit(0)
+        return 0
+
+    async def _serve(self) -> None:
+        async with open_orchestrator(self._graphs, settings=self._settings) as orchestrator:
+            self._orchestrator = orchestrator
+            config = uvicorn.Config(
+                create_app(orchestrator),
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                server_header=False,
+                timeout_graceful_shutdown=_ANSWER_WITHIN_S,
+            )
+            self._server = _Server(config)
+            _log.info(
+                "[WorkflowOrchestrator] listening on %s (workflows: %s)",
+                _shown(self._listener),
+                ", ".join(sorted(orchestrator.graphs)),
+            )
+            await self._server.serve(sockets=[self._listener])
+
+    def _stop(self, number: signal.Signals) -> None:
+        if self._server is None or self._orchestrator is None:
+            if self._task is not None:
+                self._task.cancel()
+            return
+        if self._server.should_exit:
+            self._server.force_exit = True
+            return
+        _log.info("[WorkflowOrchestrator] %s: stopping, runs stop at their next checkpoint", number.name)
+        self._orchestrator.request_close()
+        self._server.should_exit = True
+
+
+def _shown(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

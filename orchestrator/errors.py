@@ -1,0 +1,200 @@
+"""Every error this package raises, as one tree.
+
+    OrchestratorError
+    ├── RunNotFoundError           404 run_not_found
+    ├── ThreadNotFoundError        404 thread_not_found
+    ├── UnknownWorkflowError       404 unknown_workflow
+    ├── InvalidPayloadError        422 invalid_payload       the input is no JSON that can be stored
+    ├── InvalidRequestError        422 invalid_request       an argument is out of its range
+    │   └── MalformedBodyError     400 malformed_body        the body is not JSON
+    ├── BodyTooLargeError          413 body_too_large
+    ├── UnauthorizedError          401 unauthorized
+    ├── IdempotencyConflictError   409 idempotency_conflict  the key belongs to another payload
+    ├── IllegalTransitionError     409 illegal_transition    the run's state does not allow it
+    ├── ThreadBusyError            409 thread_busy           `if_busy="reject"`, and a run is under way
+    ├── DatabaseUnavailableError   503 database_unavailable  no answer from PostgreSQL in time
+    ├── ClosingError               503 closing               the orchestrator is being stopped
+    ├── GraphError                 a graph could not be loaded or compiled
+    │   └── GraphFileError         langgraph.json is wrong; names the file and the key
+    ├── ServeError                 the address can't be served
+    └── RemoteError                a server that was asked gave no usable answer
+
+`status` and `code` are what the HTTP API answers. Messages say what was wrong, with which value (never a secret),
+and what to do next. A setting that does not parse raises `checkpointer.SettingsError`.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+__all__ = [
+    "BodyTooLargeError",
+    "ClosingError",
+    "DatabaseUnavailableError",
+    "GraphError",
+    "GraphFileError",
+    "IdempotencyConflictError",
+    "IllegalTransitionError",
+    "InvalidPayloadError",
+    "InvalidRequestError",
+    "MalformedBodyError",
+    "OrchestratorError",
+    "RemoteError",
+    "RunNotFoundError",
+    "ServeError",
+    "ThreadBusyError",
+    "ThreadNotFoundError",
+    "UnauthorizedError",
+    "UnknownWorkflowError",
+]
+
+
+class OrchestratorError(Exception):
+    """Base of all errors of this package."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+
+
+class RunNotFoundError(OrchestratorError):
+    """No run has this id."""
+
+    status = 404
+    code = "run_not_found"
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(f"there is no run {run_id!r}")
+
+
+class ThreadNotFoundError(OrchestratorError):
+    """No run was ever started on this thread."""
+
+    status = 404
+    code = "thread_not_found"
+
+    def __init__(self, thread_id: str) -> None:
+        super().__init__(f"no run was started on thread {thread_id!r}")
+
+
+class UnknownWorkflowError(OrchestratorError):
+    """No graph is registered under this name."""
+
+    status = 404
+    code = "unknown_workflow"
+
+    def __init__(self, workflow: str, known: list[str]) -> None:
+        super().__init__(f"there is no workflow {workflow!r}; known: {', '.join(known) or 'none'}")
+
+
+class InvalidPayloadError(OrchestratorError):
+    """A run's input is not JSON, or holds what can't be stored."""
+
+    status = 422
+    code = "invalid_payload"
+
+
+class InvalidRequestError(OrchestratorError):
+    """An argument is out of its range or of the wrong shape."""
+
+    status = 422
+    code = "invalid_request"
+
+
+class MalformedBodyError(InvalidRequestError):
+    """The body of a request is not JSON."""
+
+    status = 400
+    code = "malformed_body"
+
+
+class BodyTooLargeError(OrchestratorError):
+    """The body of a request is over the limit."""
+
+    status = 413
+    code = "body_too_large"
+
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__(f"the body is over the limit of {max_bytes} bytes")
+
+
+class UnauthorizedError(OrchestratorError):
+    """The request shows no token, or one that is not in API_TOKENS."""
+
+    status = 401
+    code = "unauthorized"
+
+    def __init__(self) -> None:
+        super().__init__("send `Authorization: Bearer <token>` with a token from API_TOKENS")
+
+
+class IdempotencyConflictError(OrchestratorError):
+    """The idempotency key was used before, for something else."""
+
+    status = 409
+    code = "idempotency_conflict"
+
+    def __init__(self, key: str, run_id: str) -> None:
+        super().__init__(
+            f"idempotency key {key!r} belongs to run {run_id}, which was started with another payload or thread; "
+            "use a new key for a new request"
+        )
+
+
+class IllegalTransitionError(OrchestratorError):
+    """The run's state does not allow what was asked."""
+
+    status = 409
+    code = "illegal_transition"
+
+    def __init__(self, current: str, target: str) -> None:
+        super().__init__(f"a run that is {current} can't become {target}")
+
+
+class ThreadBusyError(OrchestratorError):
+    """A run of the thread is not finished, and the caller asked not to queue behind it."""
+
+    status = 409
+    code = "thread_busy"
+
+    def __init__(self, thread_id: str, run_id: str, current: str) -> None:
+        super().__init__(
+            f"thread {thread_id!r} is busy with run {run_id} ({current}); wait for it, or start with enqueue"
+        )
+
+
+class DatabaseUnavailableError(OrchestratorError):
+    """PostgreSQL did not answer in time; nothing was acknowledged."""
+
+    status = 503
+    code = "database_unavailable"
+
+
+class ClosingError(OrchestratorError):
+    """The orchestrator is being stopped and takes no new runs."""
+
+    status = 503
+    code = "closing"
+
+    def __init__(self) -> None:
+        super().__init__("the orchestrator is being stopped and takes no new runs; try again shortly")
+
+
+class GraphError(OrchestratorError):
+    """A graph could not be loaded or compiled."""
+
+    code = "graph_error"
+
+
+class GraphFileError(GraphError):
+    """A `langgraph.json` can't be used; the message names the file and the key."""
+
+    def __init__(self, file: object, key: str, problem: str) -> None:
+        super().__init__(f"{file}, {key}: {problem}")
+
+
+class ServeError(OrchestratorError):
+    """HOST and PORT can't be served."""
+
+
+class RemoteError(OrchestratorError):
+    """A server that was asked over HTTP gave no answer, or an error."""

@@ -1,0 +1,57 @@
+"""An exception as a run's row keeps it: type, message and a trimmed traceback, with secrets blacked out."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from collections.abc import Iterable
+from types import TracebackType
+
+from orchestrator.runs.model import Json
+
+__all__ = ["describe_failure"]
+
+MAX_MESSAGE_CHARS = 2_000
+MAX_TRACEBACK_CHARS = 8_000
+_MACHINERY = ("orchestrator.engine.", "langgraph.", "langchain_core.", "asyncio.", "concurrent.")
+_PATTERNS = (
+    (re.compile(r"(?P<keep>\b[a-z][a-z0-9+.-]*://[^\s:/@]*:)[^\s@]+(?=@)", re.IGNORECASE), r"\g<keep>***"),
+    (re.compile(r"(?P<keep>\b(?:Bearer|Basic)\s+)[\w.~+/=-]{6,}", re.IGNORECASE), r"\g<keep>***"),
+    (
+        re.compile(
+            r"(?P<keep>\b[\w-]*(?:password|passwd|secret|token|api[_-]?key)[\"']?\s*[=:]\s*[\"']?)[^\s\"',;&)]+",
+            re.IGNORECASE,
+        ),
+        r"\g<keep>***",
+    ),
+    (re.compile(r"\b(?:sk|pk|rk|ghp|gho|xox[abp])[-_][A-Za-z0-9_-]{12,}"), "***"),
+)
+
+
+def describe_failure(error: BaseException, secrets: Iterable[str] = ()) -> dict[str, Json]:
+    """`{"type", "message", "traceback"}`; `secrets` are values to black out wherever they stand."""
+    known = sorted({secret for secret in secrets if secret}, key=len, reverse=True)
+    kind = type(error)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    frames = traceback.format_exception(kind, error, _from_node(error.__traceback__))
+    return {
+        "type": name,
+        "message": _black_out(str(error), known)[:MAX_MESSAGE_CHARS],
+        "traceback": _black_out("".join(frames), known)[-MAX_TRACEBACK_CHARS:],
+    }
+
+
+def _from_node(frames: TracebackType | None) -> TracebackType | None:
+    """The traceback from the node's own code on, without the machinery that called it."""
+    frame = frames
+    while frame is not None and frame.tb_frame.f_globals.get("__name__", "").startswith(_MACHINERY):
+        frame = frame.tb_next
+    return frame or frames
+
+
+def _black_out(text: str, known: Iterable[str]) -> str:
+    for secret in known:
+        text = text.replace(secret, "***")
+    for pattern, replacement in _PATTERNS:
+        text = pattern.sub(replacement, text)
+    return text.encode("utf-8", "replace").decode("utf-8")

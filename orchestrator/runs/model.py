@@ -1,0 +1,179 @@
+"""What a run is: its row, its states and the moves between them. Pure; no I/O.
+
+    pending ──► running ──► completed
+       ▲          │ ├─────► failed           error, or attempts used up
+       │          │ ├─────► cancelled
+       │          │ ├─────► waiting          at interrupt(), for a signal or resume
+       │          │ ├─────► paused           at a checkpoint boundary
+       │          │ └─────► suspended        failed, to be retried at retry_at
+       └──────────┴── worker lost, or handed back
+
+A run that waits, is paused or suspended goes back to pending to go on, or is cancelled; a failed one can be
+resumed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any, TypeAlias
+from uuid import UUID
+
+from uuid_utils.compat import uuid7
+
+from orchestrator.errors import IllegalTransitionError, InvalidRequestError, RunNotFoundError
+from orchestrator.settings import DEFAULT_ORGANIZATION, ORGANIZATION
+
+__all__ = [
+    "FINAL",
+    "SETTLED",
+    "UNFINISHED",
+    "Json",
+    "Run",
+    "RunStatus",
+    "check_identifier",
+    "check_organization",
+    "new_run_id",
+    "parse_run_id",
+    "require_transition",
+]
+
+Json: TypeAlias = Any  # what `json.dumps` takes: None, bool, int, float, str, and lists and dicts of them
+
+MAX_IDENTIFIER_CHARS = 255
+# Control characters (NUL among them), and halves of surrogate pairs, which are no text.
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+class RunStatus(StrEnum):
+    """Where a run stands."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    WAITING = "waiting"
+    PAUSED = "paused"
+    SUSPENDED = "suspended"
+
+
+_S = RunStatus
+_TRANSITIONS: Mapping[RunStatus, frozenset[RunStatus]] = MappingProxyType(
+    {
+        _S.PENDING: frozenset({_S.RUNNING, _S.CANCELLED}),
+        _S.RUNNING: frozenset(_S) - {_S.RUNNING},
+        _S.WAITING: frozenset({_S.PENDING, _S.CANCELLED}),
+        _S.PAUSED: frozenset({_S.PENDING, _S.CANCELLED}),
+        _S.SUSPENDED: frozenset({_S.PENDING, _S.CANCELLED}),
+        _S.FAILED: frozenset({_S.PENDING}),
+        _S.COMPLETED: frozenset(),
+        _S.CANCELLED: frozenset(),
+    }
+)
+FINAL = frozenset({_S.COMPLETED, _S.FAILED, _S.CANCELLED})
+UNFINISHED = frozenset(_S) - FINAL
+# States a run does not leave by itself.
+SETTLED = FINAL | {_S.WAITING, _S.PAUSED}
+
+
+def require_transition(current: RunStatus, target: RunStatus) -> None:
+    """Raise `IllegalTransitionError` unless a run may go from `current` to `target`."""
+    if target not in _TRANSITIONS[current]:
+        raise IllegalTransitionError(current, target)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One row of `workflow_metadata`.
+
+    `attempt` counts the attempts that were begun and not handed back in good order; `epoch` is raised by every
+    claim and takeover, so whoever acts under an older one is out of date. Times are the database's, in UTC.
+    """
+
+    run_id: str
+    thread_id: str
+    organization_id: str
+    workflow_type: str
+    status: RunStatus
+    input: Json
+    max_attempts: int
+    saver: str
+    created_at: datetime
+    updated_at: datetime
+    workflow_version: str | None = None
+    current_activity: str | None = None
+    output: Json = None
+    error: dict[str, Json] | None = None
+    idempotency_key: str | None = None
+    batch_id: str | None = None
+    parent_run_id: str | None = None
+    attempt: int = 0
+    epoch: int = 0
+    lease_owner: int | None = None
+    lease_until: datetime | None = None
+    retry_at: datetime | None = None
+    last_checkpoint_id: str | None = None
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the run is over."""
+        return self.status in FINAL
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the run is over, or rests until someone signals or resumes it."""
+        return self.status in SETTLED
+
+    @property
+    def thread_key(self) -> tuple[str, str]:
+        """What identifies the thread: the same id in two organizations is two threads."""
+        return self.organization_id, self.thread_id
+
+    @property
+    def checkpoint_thread_id(self) -> str:
+        """The thread id that LangGraph's checkpoints are kept under.
+
+        It is the thread's own id in the default organization, and `@organization/id` in any other. An id of the
+        default organization that begins with `@` is written `@default/@…`, so no two threads share checkpoints.
+        """
+        if self.organization_id == DEFAULT_ORGANIZATION and not self.thread_id.startswith("@"):
+            return self.thread_id
+        return f"@{self.organization_id}/{self.thread_id}"
+
+
+def new_run_id() -> str:
+    """A UUIDv7: ids sort by the time they were made."""
+    return str(uuid7())
+
+
+def parse_run_id(text: str) -> str:
+    """The id in its canonical form. Raises `RunNotFoundError` where it is no UUID, so no run can have it."""
+    try:
+        return str(UUID(text))
+    except ValueError:
+        raise RunNotFoundError(text[:MAX_IDENTIFIER_CHARS]) from None
+
+
+def check_identifier(name: str, value: str) -> str:
+    """Return an id or key that can be stored, or raise `InvalidRequestError` saying what is wrong with it."""
+    if not 0 < len(value) <= MAX_IDENTIFIER_CHARS:
+        raise InvalidRequestError(f"{name} takes 1 to {MAX_IDENTIFIER_CHARS} characters, not {len(value)}")
+    if found := _UNPRINTABLE.search(value):
+        raise InvalidRequestError(f"{name} can't hold the character {found[0]!r}")
+    return value
+
+
+def check_organization(value: str) -> str:
+    """Return an organization's id, or raise `InvalidRequestError`."""
+    if not ORGANIZATION.fullmatch(value):
+        raise InvalidRequestError(
+            f"organization_id takes 1 to 63 letters, digits, dots, dashes and underscores, not {value[:100]!r}"
+        )
+    return value

@@ -1,0 +1,96 @@
+"""Environment → one frozen `OrchestratorSettings`: the checkpointer's settings and the server's.
+
+The rules are the checkpointer's: fields are the environment names in lower case, `.env` is read, real environment
+variables win, and a value that does not parse raises `SettingsError` naming the variable.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Annotated, Literal, Self
+
+from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from checkpointer.settings import CheckpointerSettings, Seconds
+
+__all__ = ["DEFAULT_ORGANIZATION", "ORGANIZATION", "OrchestratorSettings", "parse_tokens"]
+
+DEFAULT_ORGANIZATION = "default"
+# No slash: it ends the organization in the id under which a thread's checkpoints are kept.
+ORGANIZATION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+
+
+def _any_case(*words: str) -> BeforeValidator:
+    def find(value: object) -> object:
+        spelled = value.strip().casefold() if isinstance(value, str) else None
+        return next((word for word in words if word.casefold() == spelled), value)
+
+    return BeforeValidator(find)
+
+
+class OrchestratorSettings(CheckpointerSettings):
+    """How runs are kept and served, on top of how checkpoints are kept. Times are in seconds."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=3456, ge=0, le=65535)
+    api_tokens: SecretStr | None = None
+    log_format: Annotated[Literal["text", "json"], _any_case("text", "json")] = "text"
+    log_level: Annotated[
+        Literal["DEBUG", "INFO", "WARNING", "ERROR"], _any_case("DEBUG", "INFO", "WARNING", "ERROR")
+    ] = "INFO"
+    holdfast_model: str | None = None
+    run_max_attempts: int = Field(default=3, ge=1, le=100)
+    drain_timeout: Seconds = 10.0
+
+    @field_validator("api_tokens")
+    @classmethod
+    def _tokens(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            parse_tokens(value.get_secret_value())
+        return value
+
+    @model_validator(mode="after")
+    def _protected(self) -> Self:
+        if self.api_tokens is None and not _is_loopback(self.host):
+            raise PydanticCustomError(
+                "unprotected",
+                "HOST={host} can't be used without API_TOKENS: it would let anyone who reaches it start runs. "
+                "Set API_TOKENS=token:organization,… or serve a loopback address such as 127.0.0.1",
+                {"host": repr(self.host)},
+            )
+        return self
+
+    @property
+    def tokens(self) -> dict[str, str]:
+        """Token → organization; empty where no token is asked for."""
+        return parse_tokens(self.api_tokens.get_secret_value()) if self.api_tokens else {}
+
+    def secrets(self) -> list[str]:
+        """Every secret value in use, for whoever has to keep them out of a message."""
+        held = [self.postgres_password, self.api_tokens]
+        return [secret.get_secret_value() for secret in held if secret is not None] + list(self.tokens)
+
+
+def parse_tokens(text: str) -> dict[str, str]:
+    """`token:organization,token:organization` as a mapping; the message of its error holds no token."""
+    tokens: dict[str, str] = {}
+    for entry in text.split(","):
+        token, _, organization = entry.strip().rpartition(":")
+        if not token or not ORGANIZATION.fullmatch(organization):
+            raise PydanticCustomError(
+                "tokens",
+                "takes token:organization,… where an organization is 1 to 63 letters, digits, dots, dashes "
+                "and underscores",
+            )
+        if tokens.setdefault(token, organization) != organization:
+            raise PydanticCustomError("tokens", "takes every token once, with one organization")
+    return tokens
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

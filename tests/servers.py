@@ -1,0 +1,121 @@
+"""`holdfast serve` as a process: started, asked over HTTP, killed, started again."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.postgres import free_port
+from tests.waiting import until
+
+__all__ = ["HOLDFAST", "Server", "serving"]
+
+ROOT = Path(__file__).parent.parent
+HOLDFAST = [sys.executable, "-c", "from orchestrator.cli import main; main()"]
+
+
+class Server:
+    """One address at which the server is started, possibly several times."""
+
+    def __init__(self, directory: Path, environment: Mapping[str, str], *arguments: str) -> None:
+        self.port = free_port()
+        self.log_file = directory / "server.log"
+        self.client = httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{self.port}", timeout=10, trust_env=False, headers={"Connection": "close"}
+        )
+        self._directory = directory
+        self._environment = environment
+        self._arguments = arguments
+        self._process: subprocess.Popen[bytes] | None = None
+
+    async def start(self, **changes: str) -> None:
+        """Start it and wait until it is ready; `changes` go on top of its environment."""
+        self._process = self._spawn({**self._environment, **changes})
+        await until(self._ready, timeout_s=30, what="the server is ready")
+
+    def _spawn(self, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        with self.log_file.open("ab") as log:
+            return subprocess.Popen(
+                [*HOLDFAST, "serve", *self._arguments],
+                cwd=self._directory,
+                env={**os.environ, "PYTHONPATH": str(ROOT), "PORT": str(self.port), **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    async def _ready(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, self.log
+        try:
+            return (await self.client.get("/api/health/live")).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def log(self) -> str:
+        """Everything it wrote, over all starts."""
+        return self.log_file.read_text()
+
+    async def kill(self) -> None:
+        """SIGKILL."""
+        assert self._process is not None
+        self._process.kill()
+        await asyncio.to_thread(self._process.wait)
+
+    async def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Ask it to stop and return its exit code."""
+        assert self._process is not None
+        self._process.send_signal(number)
+        return await asyncio.to_thread(self._process.wait, 20)
+
+    async def get(self, path: str) -> Any:
+        """The JSON of a GET that succeeds."""
+        answer = await self.client.get(path)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    async def invoke(self, body: Mapping[str, Any]) -> Any:
+        """Start a run without waiting for it."""
+        answer = await self.client.post("/api/invoke/async", json=body)
+        assert answer.status_code == 202, answer.text
+        return answer.json()
+
+    async def finished(self, started: Mapping[str, Any]) -> Any:
+        """The run's status once it is over."""
+
+        async def over() -> Any:
+            run = await self.get(started["statusUrl"])
+            return run if run["status"] in {"completed", "failed"} else None
+
+        return await until(over, timeout_s=30, what=f"run {started['runId']} is over")
+
+    async def close(self) -> None:
+        """Kill what is left."""
+        if self._process is not None and self._process.poll() is None:
+            await self.kill()
+        await self.client.aclose()
+
+
+@asynccontextmanager
+async def serving(directory: Path, environment: Mapping[str, str], *arguments: str) -> AsyncIterator[Server]:
+    """A server that is not started yet, and is not running any more at the end."""
+    server = Server(directory, environment, *arguments)
+    try:
+        yield server
+    finally:
+        await server.close()
