@@ -36,7 +36,13 @@ from checkpointer.postgres.probe import Probe
 from checkpointer.postgres.queries import load_queries
 from checkpointer.postgres.saver import PooledPostgresSaver
 from checkpointer.postgres.worker_connection import WorkerConnection
-from checkpointer.serde import AllowListSerializer, Cipher, CompressedSerializer, parse_allowed_modules
+from checkpointer.serde import (
+    AllowListSerializer,
+    Cipher,
+    CompressedSerializer,
+    collect_graph_types,
+    parse_allowed_modules,
+)
 from checkpointer.settings import CheckpointerSettings, check_target, mask_conninfo
 
 __all__ = ["open_postgres_saver", "open_saver"]
@@ -156,6 +162,7 @@ async def open_postgres_saver(
         await tables.setup(direct, schema, (MIGRATIONS, *migrations), timeout_s=setup_timeout_s)
     else:
         await tables.verify(direct, schema, (MIGRATIONS, *migrations), timeout_s=setup_timeout_s)
+    collect_graph_types()
     statements = load_queries("checkpointer.postgres", schema)
     worker = partial(WorkerConnection, conninfo, pooler=pool.pooler, connect_timeout_s=connect_timeout_s)
     async with (

@@ -2,7 +2,8 @@
 
     value ─AllowListSerializer─► "msgpack"  ─CompressedSerializer─► "msgpack.zstd"  ─Cipher─► "msgpack.zstd+gcm.KEY"
 
-- `AllowListSerializer`: LangGraph's JsonPlusSerializer, but only listed types are rebuilt. Upstream's default calls
+- `AllowListSerializer`: LangGraph's JsonPlusSerializer, but only listed types are rebuilt; a graph adds the types that
+  its state declares when it is compiled. Upstream's default calls
   any importable callable that a row names, and its strict mode hands back raw data; here a type off the list raises
   `BlockedTypeError`.
 - `CompressedSerializer`: zstd above 1 KB, where it makes the value smaller.
@@ -24,6 +25,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Self
 
 import zstandard
+from langgraph._internal import _serde as graph_types
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.event_hooks import SerdeEvent, register_serde_event_listener
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
@@ -31,7 +33,14 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from checkpointer.errors import BlockedTypeError, SettingsError, UnreadableError, UnsavableError
 from checkpointer.metrics import BLOCKED_TYPES
 
-__all__ = ["MAX_VALUE_BYTES", "AllowListSerializer", "Cipher", "CompressedSerializer", "parse_allowed_modules"]
+__all__ = [
+    "MAX_VALUE_BYTES",
+    "AllowListSerializer",
+    "Cipher",
+    "CompressedSerializer",
+    "collect_graph_types",
+    "parse_allowed_modules",
+]
 
 # PostgreSQL takes messages and fields below 1 GiB (MaxAllocSize); the rest of the row needs room too.
 MAX_VALUE_BYTES = 1_000_000_000
@@ -56,6 +65,15 @@ def _note_blocked(event: SerdeEvent) -> None:
 
 
 register_serde_event_listener(_note_blocked)
+
+
+def collect_graph_types() -> None:
+    """Have graphs tell their saver, when they are compiled, which types their state declares.
+
+    LangGraph does so where LANGGRAPH_STRICT_MSGPACK was set before it was imported; this is that switch. It changes
+    nothing for savers whose serializer takes every type anyway.
+    """
+    graph_types.STRICT_MSGPACK_ENABLED = True  # type: ignore[attr-defined]  # it re-exports it from another module
 
 
 class AllowListSerializer(JsonPlusSerializer):
@@ -132,6 +150,8 @@ class CompressedSerializer(SerializerProtocol):
         if not isinstance(self.inner, JsonPlusSerializer):
             return self
         inner = self.inner.with_msgpack_allowlist(extra)
+        if inner is self.inner:
+            return self
         return CompressedSerializer(inner, threshold=self.threshold, level=self.level)
 
     def _compressor(self) -> zstandard.ZstdCompressor:

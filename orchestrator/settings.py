@@ -7,9 +7,12 @@ variables win, and a value that does not parse raises `SettingsError` naming the
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
+from psycopg.conninfo import conninfo_to_dict
 from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
@@ -41,6 +44,7 @@ class OrchestratorSettings(CheckpointerSettings):
         Literal["DEBUG", "INFO", "WARNING", "ERROR"], _any_case("DEBUG", "INFO", "WARNING", "ERROR")
     ] = "INFO"
     holdfast_model: str | None = None
+    documents_dir: Path | None = None
     run_max_attempts: int = Field(default=3, ge=1, le=100)
     drain_timeout: Seconds = 10.0
 
@@ -67,10 +71,23 @@ class OrchestratorSettings(CheckpointerSettings):
         """Token → organization; empty where no token is asked for."""
         return parse_tokens(self.api_tokens.get_secret_value()) if self.api_tokens else {}
 
+    @property
+    def readable_documents(self) -> Path | None:
+        """The directory below which a payload may name files: DOCUMENTS_DIR, or None for anywhere.
+
+        Who reaches a loopback address may read files anyway; who has a token may not, so with tokens and without a
+        directory there is nothing to be read.
+        """
+        return self.documents_dir or (Path(os.devnull) if self.api_tokens else None)
+
     def secrets(self) -> list[str]:
         """Every secret value in use, for whoever has to keep them out of a message."""
-        held = [self.postgres_password, self.api_tokens]
-        return [secret.get_secret_value() for secret in held if secret is not None] + list(self.tokens)
+        held = [self.postgres_password, self.api_tokens, self.checkpoint_encryption_keys]
+        values = [secret.get_secret_value() for secret in held if secret is not None] + list(self.tokens)
+        addresses = [self.postgres_connection_string, self.postgres_migration_connection_string]
+        for address in (secret.get_secret_value() for secret in addresses if secret is not None):
+            values += [address, str(conninfo_to_dict(address).get("password") or address)]
+        return values
 
 
 def parse_tokens(text: str) -> dict[str, str]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from functools import lru_cache
 from typing import Any, cast
 
@@ -132,6 +133,12 @@ class Codec:
         self.serde = serde
         self.cipher = cipher
         self.sizes = SizeMemory()
+
+    def with_serde(self, serde: SerializerProtocol) -> Codec:
+        """The same with another serializer."""
+        other = copy(self)
+        other.serde = serde
+        return other
 
     def seal(self, value: object, place: Sequence[str]) -> tuple[str, bytes]:
         """The type tag and the bytes of a value for the row whose identity is `place`."""

@@ -37,6 +37,7 @@ from langgraph.checkpoint.base import (
     get_serializable_checkpoint_metadata,
 )
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.serde.types import TASKS
 from psycopg.rows import TupleRow, tuple_row
 
@@ -99,11 +100,14 @@ class PooledPostgresSaver(AsyncPostgresSaver):
 
     def with_allowlist(self, extra_allowlist: Collection[tuple[str, ...]]) -> PooledPostgresSaver:
         """The same saver, on the same connections, that may also rebuild these types."""
-        if not isinstance(self.serde, CompressedSerializer):
+        if not isinstance(self.serde, (CompressedSerializer, JsonPlusSerializer)):
+            return self
+        serde = self.serde.with_msgpack_allowlist(extra_allowlist)
+        if serde is self.serde:
             return self
         clone = copy(self)
-        clone.serde = self.serde.with_msgpack_allowlist(extra_allowlist)
-        clone._codec = Codec(clone.serde, self._codec.cipher)
+        clone.serde = serde
+        clone._codec = self._codec.with_serde(serde)
         return clone
 
     async def aput(

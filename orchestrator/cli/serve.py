@@ -56,7 +56,7 @@ def _graphs(settings: OrchestratorSettings, file: GraphFile | None) -> dict[str,
             _log.info("[WorkflowOrchestrator] workflow %s is the one of %s", name, file and file.path)
             continue
         try:
-            ours[name] = build(settings.holdfast_model)
+            ours[name] = build(settings.holdfast_model, settings.readable_documents)
         except (ImportError, ValueError, RuntimeError) as exc:
             raise GraphError(f"workflow {name} can't use HOLDFAST_MODEL={settings.holdfast_model}: {exc}") from exc
     return ours | dict(theirs)

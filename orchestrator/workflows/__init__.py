@@ -4,6 +4,7 @@ Each builder takes the name of a chat model, or nothing to run offline, and retu
 compiled yet: the caller gives it a checkpointer.
 """
 
+from pathlib import Path
 from typing import Any, Protocol
 
 from langgraph.graph import StateGraph
@@ -28,9 +29,9 @@ __all__ = [
 
 
 class WorkflowBuilder(Protocol):
-    """Makes a workflow; callable without arguments."""
+    """Makes a workflow; callable without arguments. `documents` confines the files that a payload may name."""
 
-    def __call__(self, model: str | None = None) -> StateGraph[Any, Any, Any, Any]: ...
+    def __call__(self, model: str | None = None, documents: Path | None = None) -> StateGraph[Any, Any, Any, Any]: ...
 
 
 SHIPPED: dict[str, WorkflowBuilder] = {"agent": build_agent, "extraction": build_extraction}

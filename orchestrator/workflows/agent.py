@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from langgraph.graph import END, START, StateGraph
@@ -70,9 +71,12 @@ class AgentState(AgentInput, total=False):
 
 
 def build_agent(
-    model: str | BaseChatModel | None = None,
+    model: str | BaseChatModel | None = None, documents: Path | None = None
 ) -> StateGraph[AgentState, None, AgentInput, AgentOutput]:
-    """Return the workflow, not compiled; `model` names a chat model, or is one; None means rules."""
+    """Return the workflow, not compiled; `model` names a chat model, or is one; None means rules.
+
+    It reads no files, so `documents` changes nothing.
+    """
     steps: _Steps = _RuleSteps() if model is None else _ModelSteps(model)
     builder = StateGraph(AgentState, input_schema=AgentInput, output_schema=AgentOutput)
 

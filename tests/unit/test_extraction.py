@@ -411,6 +411,20 @@ def test_titles(payload: dict[str, Any], title: str) -> None:
     assert load_document(payload)["title"] == title
 
 
+def test_a_path_may_be_confined_to_a_directory(tmp_path: Path) -> None:
+    inside, secret = tmp_path / "inside", tmp_path / "secret.md"
+    inside.mkdir()
+    (inside / "a.md").write_text("# Told")
+    secret.write_text("# Untold")
+    (inside / "link.md").symlink_to(secret)
+    assert load_document({"path": "a.md"}, inside)["title"] == "Told"
+    for name in ("../secret.md", str(secret), "link.md", "~/.ssh/id_rsa"):
+        with pytest.raises(DocumentSourceError, match="not below DOCUMENTS_DIR"):
+            load_document({"path": name}, inside)
+        with pytest.raises(DocumentError):
+            load_document({"path": name}, Path(os.devnull))
+
+
 def test_a_file_is_titled_by_its_name_and_read_without_its_byte_order_mark(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_bytes("\ufeffFirst\r\nline".encode())

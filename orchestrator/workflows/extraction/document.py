@@ -44,8 +44,8 @@ class Document(TypedDict):
     text: str
 
 
-def load_document(payload: Mapping[str, Any]) -> Document:
-    """Read what `payload` names: its `text`, or the UTF-8 file at its `path`.
+def load_document(payload: Mapping[str, Any], directory: Path | None = None) -> Document:
+    """Read what `payload` names: its `text`, or the UTF-8 file at its `path`, below `directory` where one is given.
 
     The title is the payload's, else the first main heading, else the file's name, else the first line.
     Raises a DocumentError that says which of its rules was broken.
@@ -54,7 +54,7 @@ def load_document(payload: Mapping[str, Any]) -> Document:
     if text is not None and path is not None:
         raise DocumentSourceError("the input has both 'text' and 'path'; give one of them")
     if path is not None:
-        text = _read(path)
+        text = _read(_inside(path, directory))
     elif text is None:
         raise DocumentSourceError("the input has neither 'text' nor 'path'; give one of them")
     check_text(text)
@@ -92,8 +92,20 @@ def _string(payload: Mapping[str, Any], key: str) -> str | None:
     return value
 
 
-def _read(name: str) -> str:
-    data = _bytes(name)
+def _inside(name: str, directory: Path | None) -> Path:
+    """The file that `name` means, with links followed, unless that is outside the directory."""
+    try:
+        path = (directory or Path.cwd()).joinpath(Path(name).expanduser()).resolve()
+    except (OSError, ValueError, RuntimeError) as exc:
+        raise UnreadableDocumentError(f"cannot read {name!r}: {exc}") from exc
+    if directory is not None and not path.is_relative_to(directory.resolve()):
+        raise DocumentSourceError(f"{name!r} is not below DOCUMENTS_DIR; send the 'text' instead")
+    return path
+
+
+def _read(path: Path) -> str:
+    name = path.name
+    data = _bytes(path)
     if len(data) > MAX_DOCUMENT_BYTES:
         raise UnreadableDocumentError(f"{name!r} is larger than the {MAX_DOCUMENT_BYTES} bytes a document may have")
     if b"\0" in data:
@@ -104,21 +116,18 @@ def _read(name: str) -> str:
         raise BinaryDocumentError(f"{name!r} is not UTF-8 text: bad byte at offset {exc.start}") from exc
 
 
-def _bytes(name: str) -> bytes:
+def _bytes(path: Path) -> bytes:
     """Read at most one byte more than a document may have."""
     try:
-        path = Path(name).expanduser()
         # Asked before opening: a pipe or a device would block, or never end.
         is_file = stat.S_ISREG(path.stat().st_mode)
         if is_file:
             with path.open("rb") as file:
                 return file.read(MAX_DOCUMENT_BYTES + 1)
-    except OSError as exc:
-        raise UnreadableDocumentError(f"cannot read {name!r}: {exc.strerror}") from exc
-    except (ValueError, RuntimeError) as exc:
-        # A NUL in the name, or the home directory of an unknown user.
-        raise UnreadableDocumentError(f"cannot read {name!r}: {exc}") from exc
-    raise UnreadableDocumentError(f"{name!r} is not a file")
+    except (OSError, ValueError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else exc  # a NUL in the name is a ValueError
+        raise UnreadableDocumentError(f"cannot read {path.name!r}: {reason}") from exc
+    raise UnreadableDocumentError(f"{path.name!r} is not a file")
 
 
 def _title(given: str | None, text: str, fallback: str) -> str:

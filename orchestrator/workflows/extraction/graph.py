@@ -17,6 +17,7 @@ import os
 from asyncio import sleep as pause
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
 
 from langchain_core.runnables import RunnableConfig
@@ -105,10 +106,13 @@ class _StageNode(Protocol):
 
 
 def build_extraction(
-    model: str | BaseChatModel | None = None,
+    model: str | BaseChatModel | None = None, documents: Path | None = None
 ) -> StateGraph[ExtractionState, None, ExtractionInput, ExtractionOutput]:
-    """Return the workflow, not compiled; `model` as in ExtractionPipeline."""
-    stages = _Stages(ExtractionPipeline(model), asks_a_model=model is not None)
+    """Return the workflow, not compiled.
+
+    `model` is as in ExtractionPipeline; where `documents` is given, a `path` is read only from below it.
+    """
+    stages = _Stages(ExtractionPipeline(model), documents, asks_a_model=model is not None)
     builder = StateGraph(ExtractionState, input_schema=ExtractionInput, output_schema=ExtractionOutput)
     previous = START
     for stage in STAGES:
@@ -122,13 +126,14 @@ def build_extraction(
 class _Stages:
     """The pipeline's stages, reading the state and returning what to change in it."""
 
-    def __init__(self, pipeline: ExtractionPipeline, *, asks_a_model: bool) -> None:
+    def __init__(self, pipeline: ExtractionPipeline, documents: Path | None, *, asks_a_model: bool) -> None:
         self._pipeline = pipeline
+        self._documents = documents
         self._asks_a_model = asks_a_model
 
     async def chunk(self, state: ExtractionState) -> Update:
         throttle_s = throttle_seconds(state.get("throttleSeconds"))
-        document = await asyncio.to_thread(load_document, state)
+        document = await asyncio.to_thread(load_document, state, self._documents)
         chunks = await self._run(document, lambda: self._pipeline.chunk(document["text"]))
         return {"document": document, "throttle_s": throttle_s, "chunks": chunks}
 
