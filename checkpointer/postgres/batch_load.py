@@ -62,7 +62,8 @@ class BatchLoad(Batcher[Load]):
         }
         answers: list[list[TupleRow]] = [[] for _ in batch]
         size = 0
-        for row in await connection.run(self._statement, params, timeout_s=_ATTEMPT_S):
+        timeout_s = min(self._time_left(batch), _ATTEMPT_S)
+        for row in await connection.run(self._statement, params, timeout_s=timeout_s):
             answers[row[0] - 1].append(row)
             size += len(row[-1] or b"") + len(row[-3] or b"")
         for load, answer in zip(batch, answers, strict=True):

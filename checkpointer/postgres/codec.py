@@ -146,14 +146,12 @@ class Codec:
             kind, data = "json", json_text(value)  # msgpack ends at 64 bits
         else:
             kind, data = self.serde.dumps_typed(value)
-        if self.cipher is not None:
-            kind, data = self.cipher.seal(kind, data, place)
         if len(data) > MAX_VALUE_BYTES:
             raise UnsavableError(
                 f"a value of {len(data):,} bytes can't be saved: PostgreSQL takes less than {MAX_VALUE_BYTES:,}. "
                 "Keep large data outside the state and its address in it"
             )
-        return kind, data
+        return (kind, data) if self.cipher is None else self.cipher.seal(kind, data, place)
 
     def dump(self, value: object, place: Sequence[str]) -> tuple[bytes, bytes]:
         """`seal`, as cells."""
@@ -252,8 +250,10 @@ def _fits_json(value: str | float | None) -> bool:
     """Whether jsonb can hold a primitive as it is."""
     if isinstance(value, str):
         return "\0" not in value and (value.isascii() or not _has_surrogate(value))
-    # From 1e16 on JSON writes a float as an integer would be, and it would come back as one.
-    return not isinstance(value, float) or (math.isfinite(value) and abs(value) < 1e16)
+    if not isinstance(value, float):
+        return True
+    # From 1e16 on jsonb gives a float back as an integer would be; and it knows no -0.0.
+    return abs(value) < 1e16 and (value != 0 or math.copysign(1, value) > 0)
 
 
 def _plain(value: str | float | None) -> str | float | None:

@@ -16,7 +16,6 @@ that is there, writes it in one statement and wakes the savers. Invariants:
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -94,7 +93,8 @@ class GroupCommit(Batcher[Save]):
         return super()._fits(batch, item) and (self._epochs.setdefault(item.thread_id, item.epoch) == item.epoch)
 
     async def _attempt(self, connection: WorkerConnection, batch: list[Save]) -> list[Save]:
-        timeout_s = self._time_for(batch)
+        size = sum([save.bytes for save in batch])
+        timeout_s = min(self._time_left(batch), _SILENCE_S) + size / _BYTES_PER_S
         rows = await connection.run(self._statement, _columns(batch), timeout_s=timeout_s)
         BATCH_SAVES.observe(len(batch))
         refused: dict[int, bool] = dict(rows)
@@ -108,12 +108,6 @@ class GroupCommit(Batcher[Save]):
             else:
                 again.append(save)
         return again
-
-    def _time_for(self, batch: list[Save]) -> float:
-        size = sum(save.bytes for save in batch)
-        oldest = min(save.started for save in batch)
-        left_s = max(oldest + self._retry_for_s - time.monotonic(), 0.5)
-        return min(left_s, _SILENCE_S) + size / _BYTES_PER_S
 
     async def _refused(self, connection: WorkerConnection, batch: list[Save], error: Exception) -> None:
         if not _about_data(error):

@@ -24,7 +24,7 @@ from copy import copy
 from functools import partial
 from time import perf_counter
 from types import TracebackType
-from typing import Any, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
@@ -55,12 +55,14 @@ from checkpointer.postgres.queries import load_queries
 from checkpointer.postgres.retention import Keep, copy_thread, delete_runs, delete_threads, prune
 from checkpointer.postgres.retry import ride_out
 from checkpointer.postgres.worker_connection import register_row_types
-from checkpointer.serde import CompressedSerializer
+from checkpointer.serde import Cipher, CompressedSerializer
 
 __all__ = ["PooledPostgresSaver"]
 
+P = ParamSpec("P")
 T = TypeVar("T")
 _PAGE = 50
+_LARGE_AT_ONCE = 4
 
 
 class PooledPostgresSaver(AsyncPostgresSaver):
@@ -93,7 +95,13 @@ class PooledPostgresSaver(AsyncPostgresSaver):
         self._group_commit = group_commit
         self._batch_load = batch_load
         self._codec = codec
+        self._large_values = asyncio.Semaphore(_LARGE_AT_ONCE)
         self._queries = load_queries("checkpointer.postgres", schema)
+
+    @property
+    def cipher(self) -> Cipher | None:
+        """What encrypts the values, where keys are set."""
+        return self._codec.cipher
 
     async def setup(self) -> None:
         """Nothing to do: the tables were made or verified when the saver was opened."""
@@ -126,10 +134,8 @@ class PooledPostgresSaver(AsyncPostgresSaver):
             values = checkpoint["channel_values"]
             changed = [(name, values[name]) for name in new_versions if name in values]
             large = self._codec.sizes.is_large(str(ids["thread_id"]), changed)
-            rows = self._checkpoint_rows
-            arguments = (config, checkpoint, metadata, new_versions)
-            save = await asyncio.to_thread(rows, *arguments) if large else rows(*arguments)
-            await self._group_commit.submit(save)
+            save = await self._made(large, self._checkpoint_rows, config, checkpoint, metadata, new_versions)
+            await self._group_commit.submit_now(save)
         return {
             "configurable": {
                 "thread_id": ids["thread_id"],
@@ -176,15 +182,29 @@ class PooledPostgresSaver(AsyncPostgresSaver):
         """Save a task's writes; returns once they are committed. Raises as `aput` does."""
         if not writes:
             return
-        ids = config["configurable"]
         with _Measured("save", SAVE_SECONDS):
-            thread = str(ids["thread_id"])
-            keys = (thread, str(ids.get("checkpoint_ns", "")), str(ids["checkpoint_id"]), task_id)
             large = self._codec.sizes.is_large("", writes)
-            rows = self._codec.writes
-            saved = await asyncio.to_thread(rows, keys, task_path, writes) if large else rows(keys, task_path, writes)
-            size = sum([len(row[8]) for row in saved])
-            await self._group_commit.submit(Save(thread_id=thread, epoch=fence_epoch(ids), bytes=size, writes=saved))
+            save = await self._made(large, self._write_rows, config, writes, task_id, task_path)
+            await self._group_commit.submit_now(save)
+
+    def _write_rows(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str
+    ) -> Save:
+        ids = config["configurable"]
+        thread = str(ids["thread_id"])
+        keys = (thread, str(ids.get("checkpoint_ns", "")), str(ids["checkpoint_id"]), task_id)
+        rows = self._codec.writes(keys, task_path, writes)
+        size = sum([len(row[8]) for row in rows])
+        return Save(thread_id=thread, epoch=fence_epoch(ids), bytes=size, writes=rows)
+
+    async def _made(self, large: bool, rows: Callable[P, Save], *args: P.args, **kwargs: P.kwargs) -> Save:
+        """Make a save's rows once there is room for them; large ones in another thread, a few at a time."""
+        if not large:
+            await self._group_commit.room()
+            return rows(*args, **kwargs)
+        async with self._large_values:
+            await self._group_commit.room()
+            return await asyncio.to_thread(rows, *args, **kwargs)
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """Load a checkpoint, the latest unless the config names one.

@@ -100,6 +100,17 @@ def setup(
 
 
 @app.command()
+def reencrypt(
+    off: Annotated[bool, typer.Option("--off", help="Unseal everything, for a return to LangGraph's saver.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Seal every stored value under the first of CHECKPOINT_ENCRYPTION_KEYS. Runs beside live load."""
+    from orchestrator.cli.reencrypt import change_encryption
+
+    _finish(change_encryption(off=off, as_json=as_json))
+
+
+@app.command()
 def health(url: Url = None, as_json: Json = False) -> None:
     """Say whether checkpoints can be saved; exit code 1 where not. Without --url, by the settings here."""
     from orchestrator.cli.health import show_health

@@ -18,7 +18,15 @@ from orchestrator.settings import OrchestratorSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCKS = ("requirements.lock", "requirements-server.lock")
-SHELL_SCRIPTS = ("scripts/lib.sh", "scripts/demo", "scripts/test", "scripts/check", "scripts/lock", ".ci/run")
+SHELL_SCRIPTS = (
+    "scripts/lib.sh",
+    "scripts/demo",
+    "scripts/test",
+    "scripts/check",
+    "scripts/lock",
+    "scripts/bench",
+    ".ci/run",
+)
 SETTINGS = {name.upper() for name in OrchestratorSettings.model_fields}
 
 

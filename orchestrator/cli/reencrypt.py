@@ -1,0 +1,44 @@
+"""`holdfast reencrypt`: seal every stored value under the first key, or unseal every one."""
+
+from __future__ import annotations
+
+import json
+
+from rich.console import Console
+
+from checkpointer import PooledPostgresSaver, SettingsError, open_saver
+from checkpointer.postgres.reencrypt import Changed, reencrypt
+from orchestrator.logs import setup_logging
+from orchestrator.settings import OrchestratorSettings
+
+__all__ = ["change_encryption"]
+
+
+async def change_encryption(*, off: bool, as_json: bool) -> int:
+    """Go through all stored values and say how many rows were changed. Safe to stop and to repeat."""
+    settings = OrchestratorSettings(use_postgres_saver=True)
+    setup_logging(settings.log_format, "WARNING")
+    if settings.checkpoint_encryption_keys is None:
+        raise SettingsError(
+            "CHECKPOINT_ENCRYPTION_KEYS is not set: it takes id:base64,… with the key to encrypt under first, "
+            "and every key that stored values still need behind it"
+        )
+    changed = Changed()
+    async with open_saver(settings) as saver:
+        if not isinstance(saver, PooledPostgresSaver):
+            raise SettingsError("re-encrypting needs PostgreSQL: set USE_POSTGRES_SAVER")
+        with Console(stderr=True).status("Starting") as status:
+            async for changed in reencrypt(saver.pool, saver.schema, saver.serde, saver.cipher, seal=not off):
+                status.update(_sentence(changed, "so far"))
+    if as_json:
+        print(json.dumps({"values": changed.values, "writes": changed.writes, "checkpoints": changed.checkpoints}))
+    else:
+        print(_sentence(changed, "unsealed" if off else "sealed under the first key"))
+    return 0
+
+
+def _sentence(changed: Changed, what: str) -> str:
+    return (
+        f"{changed.values} values and {changed.writes} writes {what}, "
+        f"primitives moved out of {changed.checkpoints} checkpoints"
+    )

@@ -1,0 +1,149 @@
+"""What a run of the saver bench leaves: tables on the screen, numbers as JSON, a chart."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from tests.bench.contenders import LABELS
+from tests.bench.figures import Figure, Results, percentile, ratios
+from tests.bench.workloads import Sample
+
+__all__ = ["Report"]
+
+_PERCENTS = (50, 95, 99)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that one run found out."""
+
+    machine: Mapping[str, str]
+    rounds: int
+    quick: bool
+    results: Results
+    figures: Sequence[Figure]
+
+    def show(self, console: Console) -> None:
+        """Print the tables."""
+        console.print()
+        console.print(_times(self.results))
+        console.print(_cpu(self.results))
+        console.print(self._latency_table())
+        if self.figures:
+            console.print(self._figure_table())
+        console.print(", ".join(f"{name} {value}" for name, value in self.machine.items()), style="dim")
+        console.print("The machine sets the times; the ratios are what to compare.", style="dim")
+
+    def write(self, path: Path) -> None:
+        """Write the numbers as JSON, and the figures beside them as Markdown, for docs/performance.md."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(self._as_json(), indent=2) + "\n")
+        path.with_suffix(".md").write_text("\n".join(self._markdown()) + "\n")
+
+    def _markdown(self) -> Iterator[str]:
+        yield "| figure | median | lowest to highest | promised |"
+        yield "|---|---|---|---|"
+        for figure in self.figures:
+            low, high = figure.shown(min(figure.values)), figure.shown(max(figure.values))
+            sign = "≥" if figure.bound == "at least" else "≤"
+            promised = f"{sign} {figure.mark:g}{'' if figure.met else ', missed'}"
+            yield f"| {figure.title} | {figure.shown(figure.value)} | {low} to {high} | {promised} |"
+
+    def _as_json(self) -> dict[str, Any]:
+        return {
+            "machine": dict(self.machine),
+            "rounds": self.rounds,
+            "quick": self.quick,
+            "figures": [
+                {
+                    "title": figure.title,
+                    "median": figure.value,
+                    "rounds": list(figure.values),
+                    "unit": figure.unit,
+                    figure.bound.replace(" ", "_"): figure.mark,
+                    "met": figure.met,
+                }
+                for figure in self.figures
+            ],
+            "seconds": {
+                workload: {name: [sample.seconds for sample in samples] for name, samples in measured.items()}
+                for workload, measured in self.results.items()
+            },
+            "cpu_seconds": {
+                workload: {name: [sample.cpu for sample in samples] for name, samples in measured.items()}
+                for workload, measured in self.results.items()
+            },
+            "latency_ms": {
+                f"{workload} {contender} {call}": dict(zip(map("p{}".format, _PERCENTS), times, strict=True))
+                for workload, contender, call, times in self._latencies()
+            },
+        }
+
+    def _latencies(self) -> list[tuple[str, str, str, list[float]]]:
+        """Workload, contender, call, and its percentiles in milliseconds: medians of the rounds."""
+        rows = []
+        for workload, measured in self.results.items():
+            for contender, samples in measured.items():
+                for call in ("saves", "loads"):
+                    calls = [getattr(sample, call) for sample in samples]
+                    if all(calls):
+                        times = [median(1000 * percentile(taken, percent) for taken in calls) for percent in _PERCENTS]
+                        rows.append((workload, contender, call, times))
+        return rows
+
+    def _latency_table(self) -> Table:
+        table = Table("one call, ms", *(f"p{percent}" for percent in _PERCENTS), box=box.SIMPLE)
+        for workload, contender, call, times in self._latencies():
+            if contender in ("stock", "ours"):
+                table.add_row(f"{workload}, {LABELS[contender]}, {call}", *(f"{time:.1f}" for time in times))
+        return table
+
+    def _figure_table(self) -> Table:
+        table = Table("figure", "median", "lowest-highest", "promised", "", box=box.SIMPLE)
+        for figure in self.figures:
+            table.add_row(
+                figure.title,
+                figure.shown(figure.value),
+                f"{figure.shown(min(figure.values))} - {figure.shown(max(figure.values))}",
+                f"{figure.bound} {figure.mark:g}",
+                "[green]met[/]" if figure.met else "[bold red]missed[/]",
+            )
+        return table
+
+
+def _times(results: Results) -> Table:
+    """The median time of each contender, and how many times its throughput ours has."""
+
+    def cell(measured: Mapping[str, Sequence[Sample]], name: str) -> str:
+        shown = f"{median(sample.seconds for sample in measured[name]):.4f}"
+        if name == "ours" or "ours" not in measured:
+            return shown
+        return f"{shown} ({median(ratios(measured, name, 'ours')):.2f}×)"
+
+    return _by_contender("seconds (ours is × as fast)", results, cell)
+
+
+def _cpu(results: Results) -> Table:
+    """What of the time was work of this process; the server's is not in it."""
+    return _by_contender(
+        "seconds on a processor",
+        results,
+        lambda measured, name: f"{median(sample.cpu for sample in measured[name]):.4f}",
+    )
+
+
+def _by_contender(title: str, results: Results, cell: Callable[[Mapping[str, Sequence[Sample]], str], str]) -> Table:
+    names = [name for name in LABELS if any(name in measured for measured in results.values())]
+    table = Table(title, *(LABELS[name] for name in names), box=box.SIMPLE)
+    for workload, measured in results.items():
+        table.add_row(workload, *(cell(measured, name) if name in measured else "" for name in names))
+    return table
