@@ -27,6 +27,7 @@ from checkpointer.migrations import MIGRATIONS
 from checkpointer.postgres import schema as tables
 from checkpointer.postgres.batch_load import BatchLoad
 from checkpointer.postgres.batching import Limits
+from checkpointer.postgres.chunks import ChunkReader, KnownChunks
 from checkpointer.postgres.codec import Codec
 from checkpointer.postgres.embedded import embedded_server
 from checkpointer.postgres.group_commit import GroupCommit
@@ -80,6 +81,7 @@ async def open_saver(
             connect_backoff_s=settings.postgres_connect_backoff,
             connect_timeout_s=settings.postgres_connect_timeout,
             retry_for_s=settings.postgres_retry_for,
+            storage=settings.checkpoint_storage,
             serde=_serializer(settings),
             cipher=_cipher(settings),
             pool=PoolOptions(
@@ -138,13 +140,15 @@ async def open_postgres_saver(
     writers: int = 2,
     readers: int = 1,
     limits: Limits = Limits(),  # noqa: B008 - frozen
+    storage: Literal["whole", "shared"] = "whole",
     serde: SerializerProtocol | None = None,
     cipher: Cipher | None = None,
 ) -> AsyncIterator[PooledPostgresSaver]:
     """Open a PostgreSQL saver without looking at the environment. Times are in seconds.
 
     Beside the pool it keeps `writers` + `readers` connections, which serve all saves and loads; `limits` bounds
-    what waits for them. `serde` is by default LangGraph's with an allow-list, compressed; a `cipher` encrypts.
+    what waits for them. With `storage="shared"` long lists are stored element by element. `serde` is by default
+    LangGraph's with an allow-list, compressed; a `cipher` encrypts.
 
     Waits until the server is ready, creates or verifies the tables, then opens the pool. Raises `SettingsError`,
     `ConnectError` or `SchemaError`.
@@ -164,6 +168,8 @@ async def open_postgres_saver(
         await tables.verify(direct, schema, (MIGRATIONS, *migrations), timeout_s=setup_timeout_s)
     collect_graph_types()
     statements = load_queries("checkpointer.postgres", schema)
+    known = KnownChunks()
+    reader = ChunkReader(statements["load_chunks"], cipher, known)
     worker = partial(WorkerConnection, conninfo, pooler=pool.pooler, connect_timeout_s=connect_timeout_s)
     async with (
         open_pool(conninfo, pool) as connections,
@@ -177,6 +183,7 @@ async def open_postgres_saver(
         BatchLoad(
             [worker() for _ in range(readers)],
             statements["load_batch"] + statements["checkpoint_rows"],
+            reader,
             retry_for_s=retry_for_s,
         ) as batch_load,
     ):
@@ -185,6 +192,8 @@ async def open_postgres_saver(
             group_commit,
             batch_load,
             Codec(serde or CompressedSerializer(), cipher),
+            reader,
+            known_chunks=known if storage == "shared" else None,
             schema=schema,
             probe=probe,
             shown=mask_conninfo(conninfo),

@@ -22,6 +22,7 @@ import binascii
 import os
 import threading
 from collections.abc import Collection, Iterable, Sequence
+from hashlib import blake2b
 from typing import Any, Self
 
 import zstandard
@@ -39,6 +40,7 @@ __all__ = [
     "Cipher",
     "CompressedSerializer",
     "collect_graph_types",
+    "join_list",
     "parse_allowed_modules",
 ]
 
@@ -109,6 +111,16 @@ class AllowListSerializer(JsonPlusSerializer):
         return value
 
 
+class _Contexts(threading.local):
+    """A zstd context serves one thread at a time."""
+
+    def __init__(self) -> None:
+        self.decompressor = zstandard.ZstdDecompressor()
+
+
+_contexts = _Contexts()
+
+
 class CompressedSerializer(SerializerProtocol):
     """zstd around any serializer; values shorter than `threshold` bytes stay as they are."""
 
@@ -120,7 +132,10 @@ class CompressedSerializer(SerializerProtocol):
 
     def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
         """Serialize, and compress where that makes it smaller. Raises `UnsavableError` past 1 GB."""
-        kind, data = self.inner.dumps_typed(obj)
+        return self.pack(*self.inner.dumps_typed(obj))
+
+    def pack(self, kind: str, data: bytes) -> tuple[str, bytes]:
+        """Compress what the inner serializer made, where that makes it smaller."""
         if len(data) < self.threshold:
             return kind, data
         if len(data) > MAX_VALUE_BYTES:
@@ -133,17 +148,20 @@ class CompressedSerializer(SerializerProtocol):
 
     def loads_typed(self, data: tuple[str, bytes]) -> Any:
         """Decompress what has the tag and rebuild it. Raises `UnreadableError` where it is damaged."""
-        kind, packed = data
+        return self.inner.loads_typed(self.unpack(*data))
+
+    @staticmethod
+    def unpack(kind: str, data: bytes) -> tuple[str, bytes]:
+        """Decompress what has the tag. Raises `UnreadableError` where it is damaged."""
         if not kind.endswith(_ZSTD):
-            return self.inner.loads_typed(data)
+            return kind, data
         try:
             # The frame says how large it will be; without a look at that, a crafted row could fill the memory.
-            if not 0 <= zstandard.frame_content_size(packed) <= MAX_VALUE_BYTES:
+            if not 0 <= zstandard.frame_content_size(data) <= MAX_VALUE_BYTES:
                 raise UnreadableError("a compressed value claims an impossible size")
-            plain = self._decompressor().decompress(packed)
+            return kind.removesuffix(_ZSTD), _contexts.decompressor.decompress(data)
         except zstandard.ZstdError as exc:
             raise UnreadableError(f"a compressed value is damaged: {exc}") from exc
-        return self.inner.loads_typed((kind.removesuffix(_ZSTD), plain))
 
     def with_msgpack_allowlist(self, extra: Collection[tuple[str, ...] | type]) -> CompressedSerializer:
         """The same serializer with more types on the inner one's list, where that keeps one."""
@@ -160,11 +178,24 @@ class CompressedSerializer(SerializerProtocol):
         compressor: zstandard.ZstdCompressor = self._local.compressor
         return compressor
 
-    def _decompressor(self) -> zstandard.ZstdDecompressor:
-        if not hasattr(self._local, "decompressor"):
-            self._local.decompressor = zstandard.ZstdDecompressor()
-        decompressor: zstandard.ZstdDecompressor = self._local.decompressor
-        return decompressor
+
+def join_list(elements: Iterable[tuple[str, bytes]]) -> tuple[str, bytes]:
+    """Elements that were serialized one by one as the list that serializing them together gives.
+
+    msgpack's array: https://github.com/msgpack/msgpack/blob/master/spec.md#array-format-family. Raises
+    `UnreadableError` for elements of another serializer.
+    """
+    parts = []
+    for kind, data in elements:
+        if kind == "msgpack":
+            parts.append(data)
+        elif kind == "null":
+            parts.append(b"\xc0")
+        elif kind in ("bytes", "bytearray"):
+            parts.append(b"\xc6" + len(data).to_bytes(4, "big") + data)
+        else:
+            raise UnreadableError(f"a list with elements of the type {kind!r} can't be stored whole")
+    return "msgpack", b"\xdd" + len(parts).to_bytes(4, "big") + b"".join(parts)
 
 
 class Cipher:
@@ -181,6 +212,7 @@ class Cipher:
         self._invalid = InvalidTag
         self._keys = {name: AESGCM(key) for name, key in keys}
         self.current = keys[0][0]
+        self._hash_secret = blake2b(keys[0][1], digest_size=32, person=b"holdfast hashes").digest()
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -224,6 +256,10 @@ class Cipher:
                 f"a stored value does not decrypt under key {name!r}: it belongs to another row, the key is not the "
                 "one that encrypted it, or it was changed"
             ) from None
+
+    def hash_key(self, thread_id: str) -> bytes:
+        """A key for hashing the values of one thread, so that equal values do not show across threads."""
+        return blake2b(thread_id.encode(), digest_size=32, key=self._hash_secret, person=b"holdfast chunk").digest()
 
     @staticmethod
     def is_sealed(kind: str) -> bool:

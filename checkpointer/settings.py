@@ -94,6 +94,7 @@ class CheckpointerSettings(BaseSettings):
     postgres_connect_timeout: Seconds = 10.0
     postgres_retry_for: Seconds = 30.0
     checkpoint_compression: Literal["zstd", "none"] = "zstd"
+    checkpoint_storage: Literal["whole", "shared"] = "whole"
     checkpoint_encryption_keys: SecretStr | None = None
     checkpoint_allowed_modules: str = ""
     postgres_embedded_dir: Path | None = None

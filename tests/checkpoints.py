@@ -15,9 +15,10 @@ from langgraph.checkpoint.base import (
     CheckpointTuple,
     empty_checkpoint,
 )
+from prometheus_client import REGISTRY
 from psycopg import sql
 
-__all__ = ["SCHEMA", "TABLES", "at", "checkpoint", "everything", "history", "put", "values_of"]
+__all__ = ["SCHEMA", "TABLES", "at", "checkpoint", "everything", "history", "put", "retries", "values_of"]
 
 SCHEMA = "workflow_checkpoints"
 TABLES = ("checkpoints", "checkpoint_blobs", "checkpoint_writes")
@@ -77,3 +78,14 @@ def everything(conn: psycopg.Connection, *, thread: str | None = None) -> dict[s
         query = sql.SQL("SELECT * FROM {} t WHERE %s::text IS NULL OR thread_id = %s ORDER BY t::text").format(name)
         found[table] = conn.execute(query, (thread, thread)).fetchall()
     return found
+
+
+def retries() -> float:
+    """Statements of this process that were sent again, for any reason."""
+    return sum(
+        sample.value
+        for metric in REGISTRY.collect()
+        if metric.name == "checkpointer_retries"
+        for sample in metric.samples
+        if sample.name.endswith("_total")
+    )

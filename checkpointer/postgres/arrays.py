@@ -24,6 +24,7 @@ __all__ = [
     "Int8Array",
     "JsonbArray",
     "TextArray",
+    "UuidArray",
     "cell",
     "int4_cell",
     "int8_cell",
@@ -88,6 +89,12 @@ class JsonbArray(_Array):
     element_oid, array_oid = 3802, 3807
 
 
+class UuidArray(_Array):
+    """uuid[]; a cell's data is 16 bytes."""
+
+    element_oid, array_oid = 2950, 2951
+
+
 class Int4Array(_Array):
     """int4[]."""
 
@@ -112,7 +119,7 @@ def _dumper(kind: type[_Array]) -> type[Dumper]:
     return ArrayDumper
 
 
-_DUMPERS = {kind: _dumper(kind) for kind in (TextArray, ByteaArray, JsonbArray, Int4Array, Int8Array)}
+_DUMPERS = {kind: _dumper(kind) for kind in (TextArray, ByteaArray, JsonbArray, UuidArray, Int4Array, Int8Array)}
 
 
 def register_arrays(adapters: AdaptersMap) -> None:

@@ -77,6 +77,8 @@ class Batcher(ABC, Generic[I]):
     """A queue and one worker task per connection; an async context manager."""
 
     operation: str
+    deferred_reason: str = "other"
+    deferred_because: str = "it has to wait for another transaction"
 
     def __init__(
         self,
@@ -236,8 +238,8 @@ class Batcher(ABC, Generic[I]):
             raise
 
     def _defer(self, items: list[I]) -> None:
-        if items := self._still_in_time(items, "another process is taking the thread over"):
-            RETRIES.labels(reason="fence").inc(len(items))
+        if items := self._still_in_time(items, self.deferred_because):
+            RETRIES.labels(reason=self.deferred_reason).inc(len(items))
             self._deferred.update(items)
             asyncio.get_running_loop().call_later(_DEFERRED_S, self._queue_again, items)
 

@@ -32,8 +32,9 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 from psycopg.rows import TupleRow
 
-from checkpointer.errors import UnreadableError, UnsavableError
+from checkpointer.errors import UnsavableError
 from checkpointer.postgres.arrays import cell, int4_cell
+from checkpointer.postgres.chunks import SHARED, Sending, SharedList, Splitter, chunk_place, opened_typed
 from checkpointer.postgres.group_commit import BlobRow, WriteRow
 from checkpointer.serde import MAX_VALUE_BYTES, Cipher
 
@@ -158,19 +159,32 @@ class Codec:
         kind, data = self.seal(value, place)
         return text("type", kind), cell(data)
 
-    def load(self, kind: str, data: bytes | None, place: Sequence[str]) -> Any:
+    def _dump_shared(self, value: object, place: Sequence[str], sending: Sending | None) -> tuple[bytes, bytes]:
+        root = Splitter(self.serde, self.cipher).split(value, sending) if sending is not None else None
+        if root is None:
+            return self.dump(value, place)
+        kind, data = self.cipher.seal(SHARED, root, place) if self.cipher is not None else (SHARED, root)
+        return text("type", kind), cell(data)
+
+    def load(self, kind: str, data: bytes | SharedList | None, place: Sequence[str]) -> Any:
         """The value of a row. Raises `UnreadableError` or `BlockedTypeError`."""
-        plain = data or b""
-        if Cipher.is_sealed(kind):
-            if self.cipher is None:
-                raise UnreadableError("a stored value is encrypted, but CHECKPOINT_ENCRYPTION_KEYS is not set")
-            kind, plain = self.cipher.open(kind, plain, place)
-        return self.serde.loads_typed((kind, plain))
+        if isinstance(data, SharedList):
+            thread = place[1]
+            return [self.load(tag, part, chunk_place(thread, digest)) for digest, tag, part in data.elements]
+        return self.serde.loads_typed(opened_typed(self.cipher, kind, data or b"", place))
 
     def blobs(
-        self, thread: str, namespace: str, checkpoint: Checkpoint, new_versions: Mapping[str, Any]
+        self,
+        thread: str,
+        namespace: str,
+        checkpoint: Checkpoint,
+        new_versions: Mapping[str, Any],
+        sending: Sending | None = None,
     ) -> tuple[dict[str, Any], list[BlobRow]]:
-        """Split a checkpoint's values: those that stand in its JSON, and the rows of the others."""
+        """Split a checkpoint's values: those that stand in its JSON, and the rows of the others.
+
+        With `sending`, long lists are shared: their rows are roots, and their missing chunks are added to it.
+        """
         ids = text("thread_id", thread), text("checkpoint_ns", namespace)
         inline: dict[str, Any] = {}
         rows: list[BlobRow] = []
@@ -190,8 +204,8 @@ class Codec:
             if version is not None:
                 shown = str(version)
                 key = *ids, text("channel", channel), text("version", shown)
-                kind, data = self.dump(value, ("blob", thread, namespace, channel, shown))
-                self.sizes.note(thread, channel, len(data))
+                kind, data = self._dump_shared(value, ("blob", thread, namespace, channel, shown), sending)
+                self.sizes.note(thread, channel, len(data) + (sending.size if sending is not None else 0))
                 rows.append((*key, kind, data))
         return inline, rows
 
@@ -273,9 +287,8 @@ def _has_surrogate(value: str) -> bool:
 
 
 def numbered(rows: Sequence[TupleRow]) -> Iterator[list[TupleRow]]:
-    """Group rows of several checkpoints by their number, in order."""
+    """Group rows of several checkpoints by their number, in order; each with the checkpoint's own row first."""
     groups: dict[int, list[TupleRow]] = {}
-    for row in rows:
+    for row in sorted(rows, key=lambda row: (row[0], row[1])):
         groups.setdefault(row[0], []).append(row)
-    for number in sorted(groups):
-        yield groups[number]
+    yield from groups.values()

@@ -11,15 +11,24 @@ from collections.abc import Mapping, Sequence
 from langgraph.checkpoint.base import DeltaChannelHistory, PendingWrite, writes_sort_key
 from psycopg.rows import TupleRow
 
+from checkpointer.postgres.chunks import SharedList
 from checkpointer.postgres.codec import Codec, decode_json
 
 __all__ = ["history"]
 
 
 def history(
-    codec: Codec, thread: str, namespace: str, channels: Sequence[str], rows: Sequence[TupleRow]
+    codec: Codec,
+    thread: str,
+    namespace: str,
+    channels: Sequence[str],
+    rows: Sequence[TupleRow],
+    shared: Mapping[str, SharedList],
 ) -> Mapping[str, DeltaChannelHistory]:
-    """Per channel its seed (absent where there is none) and the writes after it, oldest first."""
+    """Per channel its seed (absent where there is none) and the writes after it, oldest first.
+
+    `shared` has the elements of the seeds that are shared lists, by channel.
+    """
     result: dict[str, DeltaChannelHistory] = {channel: {"writes": []} for channel in channels}
     writes: list[tuple[int, tuple[str, str, int], str, PendingWrite]] = []
     for kind, depth, checkpoint, channel, task, path, idx, tag, blob, version, value in rows:
@@ -29,7 +38,8 @@ def history(
         elif kind == 2:
             result[channel]["seed"] = decode_json(value)["seed"]
         elif tag != "empty":
-            result[channel]["seed"] = codec.load(tag, blob, ("blob", thread, namespace, channel, version))
+            value = shared.get(channel, blob)
+            result[channel]["seed"] = codec.load(tag, value, ("blob", thread, namespace, channel, version))
     for _, _, channel, write in sorted(writes, key=lambda item: item[:2]):
         result[channel]["writes"].append(write)
     return result

@@ -25,11 +25,13 @@ import psycopg
 from checkpointer.errors import StaleWriterError, UnsavableError
 from checkpointer.metrics import BATCH_SAVES, FENCED_WRITES
 from checkpointer.postgres.arrays import (
+    NULL,
     ByteaArray,
     Int4Array,
     Int8Array,
     JsonbArray,
     TextArray,
+    UuidArray,
     cell,
     int4_cell,
     int8_cell,
@@ -38,11 +40,12 @@ from checkpointer.postgres.batching import Batcher, Item, Limits
 from checkpointer.postgres.retry import summary
 from checkpointer.postgres.worker_connection import WorkerConnection
 
-__all__ = ["BlobRow", "CheckpointRow", "GroupCommit", "Save", "WriteRow"]
+__all__ = ["BlobRow", "CheckpointRow", "ChunkRow", "ChunksMovedError", "GroupCommit", "Save", "WriteRow"]
 
 # Rows of cells (`arrays.py`) in the order of the statement's columns; see `Save`.
 BlobRow = tuple[bytes, bytes, bytes, bytes, bytes, bytes]
 CheckpointRow = tuple[bytes, bytes, bytes, bytes, bytes, bytes]
+ChunkRow = tuple[bytes, bytes, bytes, bytes]
 WriteRow = tuple[bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes]
 
 _NEGATIVE = int4_cell(-(2**31))  # as bytes, the cells of negative numbers come after those of the others
@@ -50,17 +53,29 @@ _NEGATIVE = int4_cell(-(2**31))  # as bytes, the cells of negative numbers come 
 _SILENCE_S, _BYTES_PER_S = 10.0, 4_000_000
 
 
+class ChunksMovedError(Exception):
+    """The thread's chunks were pruned since the saver learned of them; `generation` is theirs now, if it has a row."""
+
+    def __init__(self, generation: int | None) -> None:
+        super().__init__(f"the thread's chunks were pruned (generation {generation})")
+        self.generation = generation
+
+
 @dataclass(slots=True, eq=False, kw_only=True)
 class Save(Item):
     """The rows of one save.
 
     blobs: thread, namespace, channel, version, type, blob. checkpoint: thread, namespace, id, parent, checkpoint,
-    metadata. writes: thread, namespace, checkpoint, task, idx, path, channel, type, blob. `epoch` is what the
-    thread's fence must have, None for a writer without a fence.
+    metadata. writes: thread, namespace, checkpoint, task, idx, path, channel, type, blob. chunks: thread, hash, type,
+    blob. `epoch` is what the thread's fence must have, None for a writer without a fence. With `shares`, the save
+    refers to chunks (`chunks.py`), and `generation` is what theirs must be, None where all of them come along.
     """
 
     thread_id: str
     epoch: int | None = None
+    shares: bool = False
+    generation: int | None = None
+    chunks: Sequence[ChunkRow] = ()
     blobs: Sequence[BlobRow] = ()
     checkpoint: CheckpointRow | None = None
     writes: Sequence[WriteRow] = ()
@@ -70,6 +85,8 @@ class GroupCommit(Batcher[Save]):
     """The queue of saves and its writers; one `statement` (`save_batch`) for all."""
 
     operation = "save"
+    deferred_reason = "fence"
+    deferred_because = "another process is taking the thread over"
 
     def __init__(
         self,
@@ -81,32 +98,37 @@ class GroupCommit(Batcher[Save]):
     ) -> None:
         super().__init__(connections, retry_for_s=retry_for_s, limits=limits)
         self._statement = statement
-        self._epochs: dict[str, int | None] = {}
+        self._guards: dict[tuple[str, bool], tuple[int | None, bool, int | None]] = {}
 
     def _fits(self, batch: list[Save], item: Save) -> bool:
-        """Keep two saves of one thread under different epochs apart.
+        """Keep two saves apart that the same fence may judge differently.
 
         One of them may be refused, and a key they have in common must not go down with it.
         """
         if not batch:
-            self._epochs = {}
-        return super()._fits(batch, item) and (self._epochs.setdefault(item.thread_id, item.epoch) == item.epoch)
+            self._guards = {}
+        thread = item.thread_id, item.checkpoint is None
+        guard = item.epoch, item.shares, item.generation
+        return super()._fits(batch, item) and self._guards.setdefault(thread, guard) == guard
 
     async def _attempt(self, connection: WorkerConnection, batch: list[Save]) -> list[Save]:
         size = sum([save.bytes for save in batch])
         timeout_s = min(self._time_left(batch), _SILENCE_S) + size / _BYTES_PER_S
         rows = await connection.run(self._statement, _columns(batch), timeout_s=timeout_s)
         BATCH_SAVES.observe(len(batch))
-        refused: dict[int, bool] = dict(rows)
+        refused = {position: (verdict, generation) for position, verdict, generation in rows}
         again = []
         for position, save in enumerate(batch):
-            if position not in refused:
+            verdict, generation = refused.get(position, (None, None))
+            if verdict is None:
                 save.succeed()
-            elif refused[position]:
+            elif verdict == "busy":
+                again.append(save)
+            elif verdict == "moved":
+                save.fail(ChunksMovedError(generation))
+            else:
                 FENCED_WRITES.inc()
                 save.fail(StaleWriterError(save.thread_id, save.epoch or 0))
-            else:
-                again.append(save)
         return again
 
     async def _refused(self, connection: WorkerConnection, batch: list[Save], error: Exception) -> None:
@@ -140,6 +162,7 @@ def _columns(batch: list[Save]) -> dict[str, Any]:
     blobs: dict[tuple[bytes, ...], tuple[bytes, ...]] = {}
     checkpoints: dict[tuple[bytes, ...], tuple[bytes, ...]] = {}
     writes: dict[tuple[bytes, ...], tuple[bytes, ...]] = {}
+    chunks: dict[tuple[bytes, ...], tuple[bytes, ...]] = {}
     fences: list[tuple[bytes, ...]] = []
     for position, save in enumerate(batch):
         number = int4_cell(position)
@@ -152,10 +175,15 @@ def _columns(batch: list[Save]) -> dict[str, Any]:
             key = write[:5]
             if key not in writes or write[4] >= _NEGATIVE:
                 writes[key] = (number, *write)
-        if save.epoch is not None:
-            fences.append((number, cell(save.thread_id.encode()), int8_cell(save.epoch)))
+        for chunk in save.chunks:
+            if chunk[:2] not in chunks:
+                chunks[chunk[:2]] = (number, *chunk)
+        if save.epoch is not None or save.shares:
+            guard = [NULL if value is None else int8_cell(value) for value in (save.epoch, save.generation)]
+            fences.append((number, cell(save.thread_id.encode()), *guard))
     return {
         **_arrays(_FENCE_COLUMNS, fences),
+        **_arrays(_CHUNK_COLUMNS, list(chunks.values())),
         **_arrays(_BLOB_COLUMNS, list(blobs.values())),
         **_arrays(_CHECKPOINT_COLUMNS, list(checkpoints.values())),
         **_arrays(_WRITE_COLUMNS, list(writes.values())),
@@ -163,7 +191,19 @@ def _columns(batch: list[Save]) -> dict[str, Any]:
 
 
 _Columns = dict[str, Callable[[Sequence[bytes]], Any]]
-_FENCE_COLUMNS: _Columns = {"fence_save": Int4Array, "fence_thread": TextArray, "fence_epoch": Int8Array}
+_FENCE_COLUMNS: _Columns = {
+    "fence_save": Int4Array,
+    "fence_thread": TextArray,
+    "fence_epoch": Int8Array,
+    "fence_generation": Int8Array,
+}
+_CHUNK_COLUMNS: _Columns = {
+    "chunk_save": Int4Array,
+    "chunk_thread": TextArray,
+    "chunk_hash": UuidArray,
+    "chunk_type": TextArray,
+    "chunk_blob": ByteaArray,
+}
 _BLOB_COLUMNS: _Columns = {
     "blob_save": Int4Array,
     "blob_thread": TextArray,

@@ -82,21 +82,35 @@ SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS index
  WHERE NOT i.indisvalid AND n.nspname = %(schema)s AND c.relname = ANY (%(names)s);
 
 -- name: save_batch
--- Writes a batch: blobs, checkpoints and task writes of many saves, less the saves whose fence refuses them.
--- Gives a row for each refused save: `stale` when the thread was taken over, else its fence is being moved now.
+-- Writes a batch: values, checkpoints, task writes and chunks of many saves, less the saves that the thread's fence
+-- refuses. Gives a row for each of those: `stale` when the thread was taken over, `moved` when its chunks were pruned
+-- (with their generation, null where there is no row), `busy` when either is under way.
 WITH claimed AS (
-    SELECT * FROM unnest(%(fence_save)s, %(fence_thread)s, %(fence_epoch)s) AS c (save, thread_id, epoch)
+    SELECT * FROM unnest(%(fence_save)s, %(fence_thread)s, %(fence_epoch)s, %(fence_generation)s)
+                  AS c (save, thread_id, epoch, generation)
 ), held AS MATERIALIZED (
     -- Held until this commits, so that a takeover waits for us. A fence that is being moved right now is skipped:
     -- one slow takeover must not stall the other threads' saves.
-    SELECT f.thread_id, f.epoch FROM {schema}.checkpoint_fences f
+    SELECT f.thread_id, f.epoch, f.generation FROM {schema}.checkpoint_fences f
      WHERE f.thread_id = ANY (%(fence_thread)s) FOR SHARE SKIP LOCKED
-), refused AS MATERIALIZED (
-    SELECT c.save, coalesce(h.epoch, f.epoch) IS DISTINCT FROM c.epoch AS stale
+), judged AS (
+    SELECT c.save, h.generation,
+           CASE WHEN c.epoch IS NOT NULL AND coalesce(h.epoch, f.epoch) IS DISTINCT FROM c.epoch THEN 'stale'
+                WHEN h.thread_id IS NULL AND f.thread_id IS NOT NULL THEN 'busy'
+                WHEN h.thread_id IS NULL OR h.generation <> c.generation THEN 'moved'
+           END AS verdict
       FROM claimed c
       LEFT JOIN held h USING (thread_id)
       LEFT JOIN {schema}.checkpoint_fences f USING (thread_id)
-     WHERE h.epoch IS DISTINCT FROM c.epoch
+), refused AS MATERIALIZED (
+    SELECT save, verdict, generation FROM judged WHERE verdict IS NOT NULL
+), chunks AS (
+    INSERT INTO {schema}.checkpoint_chunks (thread_id, hash, type, blob)
+    SELECT thread_id, hash, type, blob
+      FROM unnest(%(chunk_save)s, %(chunk_thread)s, %(chunk_hash)s, %(chunk_type)s, %(chunk_blob)s)
+           AS n (save, thread_id, hash, type, blob)
+     WHERE n.save NOT IN (SELECT r.save FROM refused r)
+    ON CONFLICT (thread_id, hash) DO NOTHING
 ), blobs AS (
     INSERT INTO {schema}.checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
     SELECT thread_id, checkpoint_ns, channel, version, type, blob
@@ -130,7 +144,7 @@ WITH claimed AS (
        SET task_path = EXCLUDED.task_path, channel = EXCLUDED.channel, type = EXCLUDED.type, blob = EXCLUDED.blob
      WHERE EXCLUDED.idx < 0
 )
-SELECT save, stale FROM refused;
+SELECT save, verdict, generation FROM refused;
 
 -- name: load_batch
 -- One checkpoint for each asked thread and namespace: the one with the asked id, or the latest where that is null.
@@ -152,6 +166,26 @@ WITH wanted AS MATERIALIZED (
                AND checkpoint_id = a.checkpoint_id)) c
 )
 
+-- name: load_chunks
+-- The asked chunks by their position from 1, and at negative positions the generations of the threads.
+SELECT a.n::int4 AS n, c.type, c.blob, NULL::int8 AS generation
+  FROM unnest(%(threads)s, %(hashes)s) WITH ORDINALITY AS a (thread_id, hash, n)
+ CROSS JOIN LATERAL (
+       SELECT type, blob FROM {schema}.checkpoint_chunks
+        WHERE thread_id = a.thread_id AND hash = a.hash LIMIT 1) c
+UNION ALL
+SELECT -a.n::int4, NULL, NULL, f.generation
+  FROM unnest(%(fences)s) WITH ORDINALITY AS a (thread_id, n) JOIN {schema}.checkpoint_fences f USING (thread_id);
+
+-- name: ensure_fence
+-- Makes sure of a thread's row and gives the generation of its chunks; nothing where another one is just making it.
+WITH made AS (
+    INSERT INTO {schema}.checkpoint_fences (thread_id, epoch) VALUES (%(thread)s, 0)
+    ON CONFLICT DO NOTHING RETURNING generation
+)
+SELECT generation FROM made
+UNION ALL SELECT generation FROM {schema}.checkpoint_fences WHERE thread_id = %(thread)s;
+
 -- name: list_page
 -- A page of checkpoints, newest first, all filters optional. Continued by `checkpoint_rows`.
 WITH wanted AS MATERIALIZED (
@@ -171,12 +205,12 @@ WITH wanted AS MATERIALIZED (
 
 -- name: checkpoint_rows
 -- The wanted checkpoints as flat rows: the checkpoint itself (kind 0: thread, namespace, id, parent), a row per
--- stored channel value (kind 1: channel, type) and one per pending write (kind 2: task, type, channel, path).
+-- stored channel value (kind 1: channel, type, version) and one per pending write (kind 2: task, type, channel, path).
 SELECT n, 0::int2 AS kind, thread_id AS a, checkpoint_ns AS b, checkpoint_id AS c, parent_checkpoint_id AS d,
        NULL::int4 AS idx, checkpoint, metadata, NULL::bytea AS blob
   FROM wanted
 UNION ALL
-SELECT w.n, 1::int2, v.key, b.type, NULL, NULL, NULL, NULL, NULL, b.blob
+SELECT w.n, 1::int2, v.key, b.type, v.value, NULL, NULL, NULL, NULL, b.blob
   FROM wanted w
  CROSS JOIN LATERAL jsonb_each_text(w.checkpoint -> 'channel_versions') v
  CROSS JOIN LATERAL (
@@ -247,12 +281,17 @@ WITH checkpoints AS (
     DELETE FROM {schema}.checkpoints WHERE thread_id = ANY (%(threads)s)
 ), blobs AS (
     DELETE FROM {schema}.checkpoint_blobs WHERE thread_id = ANY (%(threads)s)
+), chunks AS (
+    DELETE FROM {schema}.checkpoint_chunks WHERE thread_id = ANY (%(threads)s)
 )
 DELETE FROM {schema}.checkpoint_writes WHERE thread_id = ANY (%(threads)s);
 
 -- name: raise_fences
--- Locks out the writers of threads that are about to be deleted.
-UPDATE {schema}.checkpoint_fences SET epoch = epoch + 1 WHERE thread_id = ANY (%(threads)s);
+-- Locks out the writers of threads that are about to be deleted, and those who know their chunks. An epoch of 0 says
+-- that the thread was never taken over.
+UPDATE {schema}.checkpoint_fences
+   SET epoch = CASE WHEN epoch > 0 THEN epoch + 1 ELSE 0 END, generation = generation + 1
+ WHERE thread_id = ANY (%(threads)s);
 
 -- name: thread_outline
 -- Every checkpoint of a thread without its values, newest first, with what pruning goes by: its run, the root
@@ -326,12 +365,34 @@ WITH gone AS (
 )
 SELECT (SELECT count(*) FROM gone) AS checkpoints, (SELECT count(*) FROM blobs) AS blobs;
 
+-- name: raise_generation
+-- Takes a thread's row, which waits for saves that are committing, and has savers forget which chunks they know.
+UPDATE {schema}.checkpoint_fences SET generation = generation + 1 WHERE thread_id = %(thread)s;
+
+-- name: shared_values
+-- A thread's values that are roots of shared lists.
+SELECT thread_id, checkpoint_ns, channel, version, type, blob FROM {schema}.checkpoint_blobs
+ WHERE thread_id = %(thread)s AND split_part(type, '+', 1) = 'shared';
+
+-- name: nodes
+-- A thread's chunks that hold hashes of others.
+SELECT hash, type, blob FROM {schema}.checkpoint_chunks
+ WHERE thread_id = %(thread)s AND split_part(type, '+', 1) = 'node';
+
+-- name: chunk_hashes
+-- The hashes of all of a thread's chunks.
+SELECT hash FROM {schema}.checkpoint_chunks WHERE thread_id = %(thread)s;
+
+-- name: delete_chunks
+-- Deletes chunks of a thread.
+DELETE FROM {schema}.checkpoint_chunks WHERE thread_id = %(thread)s AND hash = ANY (%(hashes)s::uuid[]);
+
 -- name: threads_of_runs
 -- The threads in which runs saved something.
 SELECT DISTINCT thread_id FROM {schema}.checkpoints WHERE metadata ->> 'run_id' = ANY (%(runs)s);
 
 -- name: copy_rows
--- Copies a thread's checkpoints, and those of its values and writes that are not encrypted.
+-- Copies a thread's checkpoints, and those of its values, writes and chunks that are not encrypted.
 WITH checkpoints AS (
     INSERT INTO {schema}.checkpoints
            (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata)
@@ -346,6 +407,11 @@ WITH checkpoints AS (
       FROM {schema}.checkpoint_blobs WHERE thread_id = %(source)s AND strpos(type, '+gcm.') = 0
     ON CONFLICT (thread_id, checkpoint_ns, channel, version) DO UPDATE
        SET type = EXCLUDED.type, blob = EXCLUDED.blob
+), chunks AS (
+    INSERT INTO {schema}.checkpoint_chunks (thread_id, hash, type, blob)
+    SELECT %(target)s, hash, type, blob
+      FROM {schema}.checkpoint_chunks WHERE thread_id = %(source)s AND strpos(type, '+gcm.') = 0
+    ON CONFLICT (thread_id, hash) DO NOTHING
 )
 INSERT INTO {schema}.checkpoint_writes
        (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
@@ -363,6 +429,21 @@ SELECT thread_id, checkpoint_ns, channel, version, type, blob FROM {schema}.chec
 -- A thread's encrypted writes.
 SELECT thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob
   FROM {schema}.checkpoint_writes WHERE thread_id = %(thread)s AND strpos(coalesce(type, ''), '+gcm.') > 0;
+
+-- name: sealed_chunks
+-- A thread's encrypted chunks.
+SELECT thread_id, hash, type, blob FROM {schema}.checkpoint_chunks
+ WHERE thread_id = %(thread)s AND strpos(type, '+gcm.') > 0;
+
+-- name: put_chunk
+-- Adds or replaces one chunk.
+INSERT INTO {schema}.checkpoint_chunks (thread_id, hash, type, blob)
+VALUES (%(thread_id)s, %(hash)s, %(type)s, %(blob)s)
+ON CONFLICT (thread_id, hash) DO UPDATE SET type = EXCLUDED.type, blob = EXCLUDED.blob;
+
+-- name: hold_fence
+-- Holds a thread's row shared: its chunks stay until this transaction ends.
+SELECT generation FROM {schema}.checkpoint_fences WHERE thread_id = %(thread)s FOR SHARE;
 
 -- name: put_blob
 -- Adds or replaces one value.
@@ -418,3 +499,20 @@ SELECT thread_id, checkpoint_ns, checkpoint_id, checkpoint,
 UPDATE {schema}.checkpoints
    SET checkpoint = jsonb_set(checkpoint, '{channel_values}', (checkpoint -> 'channel_values') - %(channels)s::text[])
  WHERE thread_id = %(thread_id)s AND checkpoint_ns = %(checkpoint_ns)s AND checkpoint_id = %(checkpoint_id)s;
+
+-- name: chunks_sealed_otherwise
+-- The same for chunks.
+SELECT thread_id, hash, type, blob FROM {schema}.checkpoint_chunks
+ WHERE (thread_id, hash) > (%(a)s, %(b)s)
+   AND coalesce(substring(type FROM '[+]gcm[.](.*)$'), '') <> %(key)s
+ ORDER BY thread_id, hash LIMIT %(limit)s FOR UPDATE;
+
+-- name: sharing_threads
+-- Threads, in order, that have chunks.
+SELECT DISTINCT thread_id FROM {schema}.checkpoint_chunks WHERE thread_id > %(after)s
+ ORDER BY thread_id LIMIT %(limit)s;
+
+-- name: shared_page
+-- Some of a thread's values that are roots of shared lists, locked for a change.
+SELECT thread_id, checkpoint_ns, channel, version, type, blob FROM {schema}.checkpoint_blobs
+ WHERE thread_id = %(thread)s AND split_part(type, '+', 1) = 'shared' LIMIT %(limit)s FOR UPDATE;

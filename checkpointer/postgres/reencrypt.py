@@ -14,15 +14,16 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from psycopg.rows import DictRow
 
 from checkpointer.errors import UnreadableError
 from checkpointer.postgres.codec import Codec
+from checkpointer.postgres.places import blob_place, chunk_row_place, write_place
 from checkpointer.postgres.pool import Connection, Pool
 from checkpointer.postgres.queries import load_queries
-from checkpointer.postgres.retention import blob_place, write_place
 from checkpointer.serde import Cipher
 
 __all__ = ["Changed", "reencrypt"]
@@ -37,9 +38,15 @@ class Changed:
     values: int = 0
     writes: int = 0
     checkpoints: int = 0
+    chunks: int = 0
 
     def __add__(self, other: Changed) -> Changed:
-        return Changed(self.values + other.values, self.writes + other.writes, self.checkpoints + other.checkpoints)
+        return Changed(
+            self.values + other.values,
+            self.writes + other.writes,
+            self.checkpoints + other.checkpoints,
+            self.chunks + other.chunks,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +56,7 @@ class _Table:
     page: str
     put: str
     key: tuple[str, ...]
-    first: tuple[str | int, ...]
+    first: tuple[str | int | UUID, ...]
     place: Callable[[Mapping[str, Any]], Sequence[str]]
     one: Changed
 
@@ -70,6 +77,14 @@ _WRITES = _Table(
     write_place,
     Changed(writes=1),
 )
+_CHUNKS = _Table(
+    "chunks_sealed_otherwise",
+    "put_chunk",
+    ("thread_id", "hash"),
+    ("", UUID(int=0)),
+    chunk_row_place,
+    Changed(chunks=1),
+)
 
 
 async def reencrypt(
@@ -86,7 +101,7 @@ async def reencrypt(
     tables: list[AsyncIterator[Changed]] = []
     if seal:
         tables.append(_take_out_clear_text(pool, schema, Codec(serde, cipher)))
-    tables += [_reseal(pool, schema, cipher, table, seal=seal) for table in (_BLOBS, _WRITES)]
+    tables += [_reseal(pool, schema, cipher, table, seal=seal) for table in (_BLOBS, _WRITES, _CHUNKS)]
     for table in tables:
         async for page in table:
             changed += page
@@ -96,7 +111,7 @@ async def reencrypt(
 async def _reseal(pool: Pool, schema: str, cipher: Cipher, table: _Table, *, seal: bool) -> AsyncIterator[Changed]:
     queries = load_queries("checkpointer.postgres", schema)
     wanted = cipher.current if seal else ""
-    after: Sequence[str | int] = table.first
+    after: Sequence[str | int | UUID] = table.first
     while True:
         async with pool.connection() as conn, conn.transaction():
             params = dict(zip("abcde", after, strict=False)) | {"key": wanted, "limit": _PAGE}
@@ -146,4 +161,4 @@ async def _rows(conn: Connection, query: str, params: Mapping[str, Any]) -> list
 
 
 def _times(one: Changed, count: int) -> Changed:
-    return Changed(one.values * count, one.writes * count, one.checkpoints * count)
+    return Changed(one.values * count, one.writes * count, one.checkpoints * count, one.chunks * count)

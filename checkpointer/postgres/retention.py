@@ -4,12 +4,13 @@ A checkpoint that stays must load exactly as before. So with it stay
 
 - its values: a value goes only when no kept checkpoint of its namespace refers to it;
 - for a checkpoint older than version 4, its parent, which holds what was sent to its tasks;
+- the chunks that a kept value's root reaches (`chunks.py`);
 - for every DeltaChannel that it has no value of, its ancestors back to the nearest one that has, or to the first
   that wrote to it: the state is that value plus the writes on the way. Such ancestors must load exactly too, so
   theirs stay likewise. Where a thread's DeltaChannels take their snapshots at different steps that may be a long way.
 
-Pruning and copying happen in one transaction that sees one snapshot (the caller's: REPEATABLE READ), so what a run
-saves meanwhile is neither seen nor deleted.
+Pruning happens in one transaction that sees one snapshot (the caller's: REPEATABLE READ), so what a run
+saves meanwhile is neither seen nor deleted. Chunks are swept after it, in a transaction of their own.
 """
 
 from __future__ import annotations
@@ -17,26 +18,18 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from uuid import UUID
 
 from langgraph.checkpoint.serde.types import TASKS
 from psycopg.rows import DictRow
 
-from checkpointer.errors import UnreadableError
+from checkpointer.postgres.chunks import chunk_place, hashes_of, opened, root_hashes
+from checkpointer.postgres.places import blob_place
 from checkpointer.postgres.pool import Connection
 from checkpointer.postgres.queries import load_queries
 from checkpointer.serde import Cipher
 
-__all__ = [
-    "Forgotten",
-    "Keep",
-    "blob_place",
-    "copy_thread",
-    "delete_runs",
-    "delete_threads",
-    "prune",
-    "write_place",
-]
+__all__ = ["Forgotten", "Keep", "delete_runs", "delete_threads", "prune", "sweep"]
 
 _Key = tuple[str, str]  # namespace, checkpoint id
 
@@ -89,49 +82,47 @@ async def prune(conn: Connection, schema: str, thread_id: str, keep: Keep) -> Fo
     return await outline.forget_all_but(kept)
 
 
-async def delete_runs(conn: Connection, schema: str, run_ids: Sequence[str]) -> Forgotten:
-    """Delete the checkpoints that runs saved, but those that a DeltaChannel of another run's still needs."""
+async def delete_runs(conn: Connection, schema: str, run_ids: Sequence[str]) -> dict[str, Forgotten]:
+    """Delete the checkpoints that runs saved, but those that a DeltaChannel of another run's still needs; by thread."""
     queries = load_queries("checkpointer.postgres", schema)
     runs = set(run_ids)
-    forgotten = Forgotten()
+    forgotten = {}
     for row in await _rows(conn, queries["threads_of_runs"], runs=list(runs)):
         outline = await _Outline.read(conn, schema, row["thread_id"])
         kept = {key for key, checkpoint in outline.checkpoints.items() if checkpoint["run_id"] not in runs}
-        forgotten += await outline.forget_all_but(kept)
+        forgotten[outline.thread_id] = await outline.forget_all_but(kept)
     return forgotten
 
 
-async def copy_thread(conn: Connection, schema: str, cipher: Cipher | None, source: str, target: str) -> None:
-    """Copy all of a thread; what the target has under the same ids is replaced."""
+async def sweep(conn: Connection, schema: str, cipher: Cipher | None, thread_id: str) -> int:
+    """Delete the chunks of a thread that no root reaches any more (`chunks.py`, rules 2 and 3); returns how many.
+
+    The caller's transaction must be READ COMMITTED: what is reached is looked up again once savers are locked out.
+    """
     queries = load_queries("checkpointer.postgres", schema)
-    await conn.execute(queries["copy_rows"].encode(), {"source": source, "target": target}, prepare=False)
-    for rows, put, place in (
-        ("sealed_blobs", "put_blob", blob_place),
-        ("sealed_writes", "put_write", write_place),
-    ):
-        async with conn.cursor("sealed") as reader:
-            await reader.execute(queries[rows].encode(), {"thread": source})
-            async for row in reader:
-                if cipher is None:
-                    raise UnreadableError(
-                        f"thread {source!r} is encrypted and can only be copied with its keys: "
-                        "set CHECKPOINT_ENCRYPTION_KEYS"
-                    )
-                moved = {**row, "thread_id": target}
-                plain = cipher.open(row["type"], row["blob"], place(row))
-                moved["type"], moved["blob"] = cipher.seal(*plain, place(moved))
-                await conn.execute(queries[put].encode(), moved)
+    if not await _unreached(conn, queries, cipher, thread_id):
+        return 0
+    await conn.execute(queries["raise_generation"].encode(), {"thread": thread_id})
+    garbage = await _unreached(conn, queries, cipher, thread_id)
+    await conn.execute(queries["delete_chunks"].encode(), {"thread": thread_id, "hashes": garbage}, prepare=False)
+    return len(garbage)
 
 
-def blob_place(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """The identity that an encrypted value of this row is bound to."""
-    return ("blob", row["thread_id"], row["checkpoint_ns"], row["channel"], row["version"])
-
-
-def write_place(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """The identity that an encrypted write of this row is bound to."""
-    ids = (row["thread_id"], row["checkpoint_ns"], row["checkpoint_id"], row["task_id"])
-    return ("write", *ids, str(row["idx"]))
+async def _unreached(conn: Connection, queries: Mapping[str, str], cipher: Cipher | None, thread_id: str) -> list[UUID]:
+    present = {row["hash"] for row in await _rows(conn, queries["chunk_hashes"], thread=thread_id)}
+    if not present:
+        return []
+    nodes = {
+        row["hash"].bytes: opened(cipher, row["type"], row["blob"], chunk_place(thread_id, row["hash"].bytes))
+        for row in await _rows(conn, queries["nodes"], thread=thread_id)
+    }
+    reached: set[bytes] = set()
+    for row in await _rows(conn, queries["shared_values"], thread=thread_id):
+        heads, tail = root_hashes(opened(cipher, row["type"], row["blob"], blob_place(row)))
+        reached.update(heads, tail)
+    for head in [digest for digest in reached if digest in nodes]:
+        reached.update(hashes_of(nodes[head]))
+    return [digest for digest in present if digest.bytes not in reached]
 
 
 async def _rows(conn: Connection, query: str, **params: object) -> list[DictRow]:

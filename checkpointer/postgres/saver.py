@@ -43,16 +43,18 @@ from psycopg.rows import TupleRow, tuple_row
 
 from checkpointer.errors import UnsavableError
 from checkpointer.metrics import CHECKPOINT_BYTES, ERRORS, LOAD_SECONDS, SAVE_SECONDS, QuickHistogram
-from checkpointer.postgres.arrays import NULL
+from checkpointer.postgres.arrays import NULL, register_arrays
 from checkpointer.postgres.batch_load import BatchLoad
+from checkpointer.postgres.chunks import SHARED, ChunkReader, DanglingError, KnownChunks, Sending, chunk_rows, opened
 from checkpointer.postgres.codec import Codec, is_large, json_text, jsonb, numbered, text
+from checkpointer.postgres.copying import copy_thread
 from checkpointer.postgres.delta import history
 from checkpointer.postgres.fence import fence_epoch
-from checkpointer.postgres.group_commit import GroupCommit, Save
+from checkpointer.postgres.group_commit import ChunksMovedError, GroupCommit, Save
 from checkpointer.postgres.pool import Connection, Pool
 from checkpointer.postgres.probe import Probe
 from checkpointer.postgres.queries import load_queries
-from checkpointer.postgres.retention import Keep, copy_thread, delete_runs, delete_threads, prune
+from checkpointer.postgres.retention import Forgotten, Keep, delete_runs, delete_threads, prune, sweep
 from checkpointer.postgres.retry import ride_out
 from checkpointer.postgres.worker_connection import register_row_types
 from checkpointer.serde import Cipher, CompressedSerializer
@@ -78,7 +80,9 @@ class PooledPostgresSaver(AsyncPostgresSaver):
         group_commit: GroupCommit,
         batch_load: BatchLoad,
         codec: Codec,
+        chunk_reader: ChunkReader,
         *,
+        known_chunks: KnownChunks | None,
         schema: str,
         probe: Probe,
         shown: str,
@@ -95,6 +99,8 @@ class PooledPostgresSaver(AsyncPostgresSaver):
         self._group_commit = group_commit
         self._batch_load = batch_load
         self._codec = codec
+        self._chunk_reader = chunk_reader
+        self._known = known_chunks
         self._large_values = asyncio.Semaphore(_LARGE_AT_ONCE)
         self._queries = load_queries("checkpointer.postgres", schema)
 
@@ -134,8 +140,12 @@ class PooledPostgresSaver(AsyncPostgresSaver):
             values = checkpoint["channel_values"]
             changed = [(name, values[name]) for name in new_versions if name in values]
             large = self._codec.sizes.is_large(str(ids["thread_id"]), changed)
-            save = await self._made(large, self._checkpoint_rows, config, checkpoint, metadata, new_versions)
-            await self._group_commit.submit_now(save)
+            if self._known is None:
+                rows = self._checkpoint_rows
+                save = await self._made(large, rows, config, checkpoint, metadata, new_versions, None)
+                await self._group_commit.submit_now(save)
+            else:
+                await self._save_shared(self._known, large, config, checkpoint, metadata, new_versions)
         return {
             "configurable": {
                 "thread_id": ids["thread_id"],
@@ -144,28 +154,69 @@ class PooledPostgresSaver(AsyncPostgresSaver):
             }
         }
 
+    async def _save_shared(
+        self,
+        known: KnownChunks,
+        large: bool,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> None:
+        """Save with long lists shared; again, in full, where the thread's chunks were pruned meanwhile."""
+        thread = str(config["configurable"]["thread_id"])
+        sending = known.sending(thread)
+        while True:
+            rows = self._checkpoint_rows
+            save = await self._made(large, rows, config, checkpoint, metadata, new_versions, sending)
+            generation = sending.generation
+            if sending.used and generation is None:
+                generation = await self._ensure_fence(thread)
+            try:
+                await self._group_commit.submit_now(save)
+            except ChunksMovedError as moved:
+                known.forget(thread)
+                sending = Sending(thread, moved.generation, set())
+                continue
+            if generation is not None:
+                known.learn(thread, generation, sending.chunks)
+            return
+
+    async def _ensure_fence(self, thread: str) -> int:
+        while True:
+            rows = await self._fetch(self._queries["ensure_fence"], thread=thread)
+            if rows:
+                return int(rows[0][0])
+
     def _checkpoint_rows(
         self,
         config: RunnableConfig,
         checkpoint: Checkpoint,
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
+        sending: Sending | None,
     ) -> Save:
         ids = config["configurable"]
         thread, namespace = str(ids["thread_id"]), str(ids.get("checkpoint_ns", ""))
         parent = ids.get("checkpoint_id")
-        inline, blobs = self._codec.blobs(thread, namespace, checkpoint, new_versions)
+        inline, blobs = self._codec.blobs(thread, namespace, checkpoint, new_versions, sending)
+        chunks = chunk_rows(sending) if sending is not None else ()
         body = jsonb({**checkpoint, "channel_values": inline})
         about = jsonb(get_serializable_checkpoint_metadata(config, metadata))
         size = len(body) + len(about)
         for row in blobs:
             size += len(row[5])
+        for chunk in chunks:
+            size += len(chunk[3])
         CHECKPOINT_BYTES.observe(size)
         return Save(
             thread_id=thread,
             epoch=fence_epoch(ids),
+            shares=sending is not None and sending.used,
+            generation=sending.generation if sending is not None and sending.assumes else None,
             bytes=size,
             blobs=blobs,
+            chunks=chunks,
             checkpoint=(
                 text("thread_id", thread),
                 text("checkpoint_ns", namespace),
@@ -271,21 +322,36 @@ class PooledPostgresSaver(AsyncPostgresSaver):
                 after_ns=after[2],
                 limit=_PAGE if left is None else min(left, _PAGE),
             )
-            page = [found for group in numbered(rows) if (found := await self._tuple(group)) is not None]
-            for found in page:
-                yield found
-            if len(page) < _PAGE:
+            groups = list(numbered(rows))
+            for group in groups:
+                if (found := await self._listed(group)) is not None:
+                    yield found
+            if len(groups) < _PAGE:
                 return
-            left = None if left is None else left - len(page)
-            last = page[-1].config["configurable"]
-            after = (last["checkpoint_id"], last["thread_id"], last["checkpoint_ns"])
+            left = None if left is None else left - len(groups)
+            _, _, thread, namespace, checkpoint_id = groups[-1][0][:5]
+            after = (checkpoint_id, thread, namespace)
+
+    async def _listed(self, group: list[TupleRow]) -> CheckpointTuple | None:
+        """The checkpoint of a page's rows, or None where it was pruned before its shared lists were read."""
+        try:
+            await self._chunk_reader.attach(self._run, [group])
+        except DanglingError:
+            _, _, thread, namespace, checkpoint_id = group[0][:5]
+            ids = {"thread_id": thread, "checkpoint_ns": namespace, "checkpoint_id": checkpoint_id}
+            return await self.aget_tuple({"configurable": ids})
+        return await self._tuple(group)
 
     async def _fetch(self, statement: str, **params: object) -> list[TupleRow]:
+        return await self._run(statement, params)
+
+    async def _run(self, statement: str, params: Mapping[str, Any]) -> list[TupleRow]:
         """Rows of a read on a pooled connection; planned anew each time, with the parameters in sight."""
 
         async def attempt() -> list[TupleRow]:
             async with self.pool.connection() as conn, conn.cursor(row_factory=tuple_row, binary=True) as cursor:
                 register_row_types(cursor.adapters)
+                register_arrays(cursor.adapters)
                 await cursor.execute(statement.encode(), params, prepare=False)
                 return await cursor.fetchall()
 
@@ -307,7 +373,13 @@ class PooledPostgresSaver(AsyncPostgresSaver):
             id=checkpoint_id,
             channels=list(channels),
         )
-        return history(self._codec, thread, namespace, channels, rows)
+        shared = [row for row in rows if row[0] == 1 and row[7].partition("+")[0] == SHARED]
+        roots = [
+            (thread, opened(self.cipher, row[7], row[8], ("blob", thread, namespace, row[3], row[9]))) for row in shared
+        ]
+        lists = await self._chunk_reader.lists(self._run, roots) if roots else []
+        seeds = dict(zip([row[3] for row in shared], lists, strict=True))
+        return history(self._codec, thread, namespace, channels, rows, seeds)
 
     async def adelete_thread(self, thread_id: str) -> None:
         """Delete a thread for good: a fenced writer that comes late gets `StaleWriterError`."""
@@ -315,14 +387,15 @@ class PooledPostgresSaver(AsyncPostgresSaver):
 
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Delete the checkpoints that runs saved, but those that a DeltaChannel of another run's still needs."""
-        await self._in_snapshot("delete", lambda conn: delete_runs(conn, self.schema, list(run_ids)))
+        forgotten = await self._in_snapshot("delete", lambda conn: delete_runs(conn, self.schema, list(run_ids)))
+        for name, counts in forgotten.items():
+            await self._sweep(name, counts)
 
     async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Copy a thread with its whole history; encrypted values are encrypted anew for their new place."""
         source, target = str(source_thread_id), str(target_thread_id)
         text("target_thread_id", target)
-        cipher = self._codec.cipher
-        await self._in_snapshot("copy", lambda conn: copy_thread(conn, self.schema, cipher, source, target))
+        await self._in_snapshot("copy", lambda conn: copy_thread(conn, self.schema, self.cipher, source, target))
 
     async def aprune(
         self, thread_ids: Sequence[str], *, strategy: str = "keep_latest", keep_last: int | None = None
@@ -339,7 +412,13 @@ class PooledPostgresSaver(AsyncPostgresSaver):
             return
         keep = Keep.parse(strategy, keep_last)
         for name in names:
-            await self._in_snapshot("prune", partial(prune, schema=self.schema, thread_id=name, keep=keep))
+            work = partial(prune, schema=self.schema, thread_id=name, keep=keep)
+            await self._sweep(name, await self._in_snapshot("prune", work))
+
+    async def _sweep(self, thread_id: str, forgotten: Forgotten) -> None:
+        """Delete the chunks that nothing reaches any more, where values went."""
+        if forgotten.blobs:
+            await self._in_transaction("prune", lambda conn: sweep(conn, self.schema, self.cipher, thread_id))
 
     def put(
         self,
@@ -381,19 +460,19 @@ class PooledPostgresSaver(AsyncPostgresSaver):
             )
         return asyncio.run_coroutine_threadsafe(work, self.loop).result()
 
-    async def _in_snapshot(self, operation: str, work: Callable[[Connection], Awaitable[object]]) -> None:
-        async def in_snapshot(conn: Connection) -> None:
+    async def _in_snapshot(self, operation: str, work: Callable[[Connection], Awaitable[T]]) -> T:
+        async def in_snapshot(conn: Connection) -> T:
             await conn.execute(self._queries["one_snapshot"].encode())
-            await work(conn)
+            return await work(conn)
 
-        await self._in_transaction(operation, in_snapshot)
+        return await self._in_transaction(operation, in_snapshot)
 
-    async def _in_transaction(self, operation: str, work: Callable[[Connection], Awaitable[object]]) -> None:
-        async def attempt() -> None:
+    async def _in_transaction(self, operation: str, work: Callable[[Connection], Awaitable[T]]) -> T:
+        async def attempt() -> T:
             async with self.pool.connection() as conn, conn.transaction():
-                await work(conn)
+                return await work(conn)
 
-        await ride_out(operation, attempt, for_s=self.retry_for_s)
+        return await ride_out(operation, attempt, for_s=self.retry_for_s)
 
 
 class _Measured:

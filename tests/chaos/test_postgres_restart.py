@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import operator
+import os
+import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Annotated, Any, TypedDict
 
 import psycopg
@@ -14,11 +17,10 @@ import pytest
 from langchain_core.messages import AIMessage, AnyMessage
 from langgraph.graph import START, StateGraph
 from langgraph.graph.message import add_messages
-from prometheus_client import REGISTRY
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from checkpointer import PooledPostgresSaver, SaverUnavailableError, open_postgres_saver
-from tests.checkpoints import at, everything, put, values_of
+from tests.checkpoints import at, everything, put, retries, values_of
 from tests.postgres import Cluster
 from tests.proxy import Proxy
 from tests.waiting import until
@@ -34,10 +36,27 @@ class State(TypedDict, total=False):
 
 
 class Progress:
-    """Counts the nodes that ran, of each thread and of all."""
+    """Counts the nodes that ran, of each thread and of all, and holds them up past a number."""
 
     def __init__(self) -> None:
         self.ran: Counter[tuple[str, str]] = Counter()
+        self._limit = math.inf
+        self._raised = asyncio.Event()
+
+    async def disturb(self, counts: Sequence[int], disturbance: Callable[[], Awaitable[object]]) -> None:
+        """Disturb when so many nodes have run, while others run and save; never when all is over already."""
+        self._limit = counts[0]
+        for count, following in zip(counts, (*counts[1:], math.inf), strict=True):
+            await until(lambda count=count: self.total >= count, timeout_s=60, what=f"{count} nodes ran")  # type: ignore[misc]
+            assert self.total == count
+            self._limit = following
+            self._raised.set()
+            self._raised = asyncio.Event()
+            await disturbance()
+
+    async def _turn(self) -> None:
+        while self.total >= self._limit:
+            await self._raised.wait()
 
     @property
     def total(self) -> int:
@@ -48,6 +67,7 @@ class Progress:
 
         def node(name: str) -> Any:
             async def run(state: State) -> State:
+                await self._turn()
                 self.ran[state["name"], name] += 1
                 message = AIMessage(content=name * 300, id=f"{state['name']} {name}")
                 return {"trace": [f"{state['name']} {name}"], "messages": [message]}
@@ -83,7 +103,8 @@ async def verify(graph: Any, names: list[str], results: list[Any]) -> None:
         ]
 
 
-async def start(graph: Any, number: int) -> tuple[list[str], asyncio.Future[list[Any]]]:
+def start(graph: Any, number: int) -> tuple[list[str], asyncio.Future[list[Any]]]:
+    """Run the graph on so many threads; gives their names."""
     names = [f"t{n}" for n in range(number)]
     runs = (graph.ainvoke({"name": name}, at(name), durability="sync") for name in names)
     return names, asyncio.gather(*runs)
@@ -93,15 +114,29 @@ async def test_a_hundred_graphs_while_postgres_crashes_three_times(cluster: Clus
     progress = Progress()
     async with open_postgres_saver(cluster.dsn(), retry_for_s=60) as saver:
         graph = progress.graph(saver)
-        names, running = await start(graph, 100)
-        for count in (50, 200, 350):
-            await until(lambda count=count: progress.total >= count, timeout_s=60, what=f"{count} nodes ran")  # type: ignore[misc]
-            assert progress.total < 500
-            assert not running.done()
-            await asyncio.to_thread(cluster.restart, "immediate")
+        names, running = start(graph, 100)
+        await progress.disturb((50, 200, 350), lambda: asyncio.to_thread(cluster.restart, "immediate"))
         await verify(graph, names, await running)
         assert set(progress.ran.values()) == {1}  # nothing was run twice either
         assert len(progress.ran) == 500
+
+
+async def test_a_backend_that_is_killed_takes_the_others_down(cluster: Cluster) -> None:
+    """PostgreSQL then resets all connections, recovers, and takes none until it has."""
+    progress = Progress()
+
+    async def kill() -> None:
+        with psycopg.connect(cluster.dsn()) as conn:
+            row = conn.execute("SELECT min(pid) FROM pg_stat_activity WHERE application_name = 'holdfast'").fetchone()
+        assert row is not None
+        os.kill(row[0], signal.SIGKILL)
+
+    async with open_postgres_saver(cluster.dsn(), retry_for_s=60) as saver:
+        graph = progress.graph(saver)
+        names, running = start(graph, 60)
+        await progress.disturb((30, 120, 200), kill)
+        await verify(graph, names, await running)
+        assert set(progress.ran.values()) == {1}
 
 
 async def test_postgres_stays_away_for_a_while(cluster: Cluster) -> None:
@@ -125,21 +160,24 @@ async def test_postgres_stays_away_for_a_while(cluster: Cluster) -> None:
 
 async def test_terminated_backends_are_not_noticed(postgres_dsn: str, conn: psycopg.Connection) -> None:
     progress = Progress()
-    kill = (
+    query = (
         "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
         " WHERE application_name = 'holdfast' AND datname = current_database()"
     )
+    killed = 0
+
+    async def kill() -> None:
+        nonlocal killed
+        row = conn.execute(query).fetchone()
+        killed += row[0] if row else 0
+
     async with open_postgres_saver(postgres_dsn) as saver:
         graph = progress.graph(saver)
-        names, running = await start(graph, 60)
-        killed = 0
-        for count in range(20, 280, 20):
-            await until(lambda count=count: progress.total >= count, timeout_s=60)  # type: ignore[misc]
-            row = await asyncio.to_thread(lambda: conn.execute(kill).fetchone())
-            killed += row[0] if row else 0
-        assert killed >= 5
+        names, running = start(graph, 60)
+        await progress.disturb(range(20, 280, 20), kill)
         await verify(graph, names, await running)
         assert set(progress.ran.values()) == {1}
+    assert killed >= 5
 
 
 class TestNetwork:
@@ -159,10 +197,12 @@ class TestNetwork:
         progress = Progress()
         async with open_postgres_saver(dsn) as saver:
             graph = progress.graph(saver)
-            names, running = await start(graph, 40)
-            for count in (20, 60, 100, 140):
-                await until(lambda count=count: progress.total >= count, timeout_s=60)  # type: ignore[misc]
+            names, running = start(graph, 40)
+
+            async def cut() -> None:
                 proxy.cut()
+
+            await progress.disturb((20, 60, 100, 140), cut)
             await verify(graph, names, await running)
             assert set(progress.ran.values()) == {1}
 
@@ -170,16 +210,16 @@ class TestNetwork:
         progress = Progress()
         async with open_postgres_saver(dsn) as saver:
             graph = progress.graph(saver)
-            names, running = await start(graph, 40)
-            await until(lambda: progress.total >= 60, timeout_s=60)
-            proxy.deafen()
-            seen = progress.total
-            for _ in range(200):  # until whatever was under way has come to wait
-                await asyncio.sleep(0)
-                if progress.total != seen:
-                    seen = progress.total
-            assert not running.done()
-            proxy.hear()
+            names, running = start(graph, 40)
+
+            async def be_silent() -> None:
+                proxy.deafen()
+                for _ in range(500):  # whatever was under way comes to wait
+                    await asyncio.sleep(0)
+                assert not running.done()
+                proxy.hear()
+
+            await progress.disturb((60, 120), be_silent)
             await verify(graph, names, await running)
 
     async def test_connections_that_have_gone_silent_are_given_up(
@@ -191,10 +231,13 @@ class TestNetwork:
         progress = Progress()
         async with open_postgres_saver(dsn, retry_for_s=60) as saver:
             graph = progress.graph(saver)
-            names, running = await start(graph, 40)
-            await until(lambda: progress.total >= 60, timeout_s=60)
-            proxy.deafen(new=False)
+            names, running = start(graph, 40)
+
+            async def be_silent() -> None:
+                proxy.deafen(new=False)
+
             began = time.monotonic()
+            await progress.disturb((60,), be_silent)
             results = await running
             assert await values_of(saver, at("t0")) is not None
             assert time.monotonic() - began < 30
@@ -259,14 +302,3 @@ async def _works(saver: PooledPostgresSaver) -> bool:
     except SaverUnavailableError:
         return False
     return await values_of(saver, at("again")) == {"n": [1]}
-
-
-def retries() -> float:
-    """Statements sent again, for any reason."""
-    return sum(
-        sample.value
-        for metric in REGISTRY.collect()
-        if metric.name == "checkpointer_retries"
-        for sample in metric.samples
-        if sample.name.endswith("_total")
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Literal
 
 import pytest
 from langgraph.checkpoint.conformance import checkpointer_test, validate
@@ -10,6 +11,7 @@ from langgraph.checkpoint.conformance.capabilities import ALL_CAPABILITIES
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from checkpointer import PooledPostgresSaver, open_postgres_saver
+from checkpointer.postgres import chunks
 from checkpointer.serde import AllowListSerializer, Cipher, CompressedSerializer
 
 _SERDES: dict[str, tuple[SerializerProtocol, Cipher | None]] = {
@@ -19,14 +21,22 @@ _SERDES: dict[str, tuple[SerializerProtocol, Cipher | None]] = {
 }
 
 
+@pytest.fixture(params=["whole", "shared"])
+def storage(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Literal["whole", "shared"]:
+    """Both ways to store lists; shared even the short ones of the suite."""
+    monkeypatch.setattr(chunks, "_FEWEST_ELEMENTS", 1)
+    monkeypatch.setattr(chunks, "_SMALL_ELEMENT", 0)
+    return "shared" if request.param == "shared" else "whole"
+
+
 @pytest.mark.parametrize("mode", _SERDES)
-async def test_all_eight_capabilities(mode: str, postgres_dsn: str) -> None:
+async def test_all_eight_capabilities(mode: str, storage: Literal["whole", "shared"], postgres_dsn: str) -> None:
     """Every capability is detected and passes."""
     serde, cipher = _SERDES[mode]
 
     @checkpointer_test(name=f"PooledPostgresSaver {mode}")  # type: ignore[untyped-decorator, unused-ignore]
     async def saver() -> AsyncIterator[PooledPostgresSaver]:
-        async with open_postgres_saver(postgres_dsn, serde=serde, cipher=cipher) as opened:
+        async with open_postgres_saver(postgres_dsn, storage=storage, serde=serde, cipher=cipher) as opened:
             yield opened
 
     report = await validate(saver)

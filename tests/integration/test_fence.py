@@ -13,8 +13,9 @@ from prometheus_client import REGISTRY
 from checkpointer import PooledPostgresSaver, SaverUnavailableError, open_postgres_saver
 from checkpointer.errors import StaleWriterError
 from checkpointer.postgres.fence import acquire
-from tests.checkpoints import at, checkpoint, everything, put, values_of
+from tests.checkpoints import at, checkpoint, everything, put, retries, values_of
 from tests.graphs import Gates, chain
+from tests.locks import table_locked, writers_wait
 from tests.waiting import until
 
 
@@ -31,10 +32,6 @@ async def take_over(dsn: str, thread: str) -> int:
 
 def fenced_so_far() -> float:
     return REGISTRY.get_sample_value("checkpointer_fenced_writes_total") or 0.0
-
-
-def retried_for_a_fence() -> float:
-    return REGISTRY.get_sample_value("checkpointer_retries_total", {"reason": "fence"}) or 0.0
 
 
 async def test_epochs_begin_at_one_and_rise(postgres_dsn: str) -> None:
@@ -134,17 +131,35 @@ async def test_stale_and_current_of_one_thread_in_the_same_moment(
         assert {bytes(row[0]) for row in await cursor.fetchall()} == {saver.serde.dumps_typed("0")[1]}
 
 
+@pytest.mark.parametrize("first", ["stale", "current"])
+async def test_a_key_that_stale_and_current_have_in_common_is_the_current_ones(
+    postgres_dsn: str, saver: PooledPostgresSaver, conn: psycopg.Connection, first: str
+) -> None:
+    old = await take_over(postgres_dsn, "t")
+    new = await take_over(postgres_dsn, "t")
+    async with table_locked(postgres_dsn):
+        tasks = [asyncio.create_task(put(saver, at(f"holder {n}"), {"n": n})) for n in range(2)]
+        await writers_wait(postgres_dsn)
+        for epoch, value in ((old, "stale"), (new, "current"))[:: 1 if first == "stale" else -1]:
+            write = saver.aput_writes(at("t", "1", epoch=epoch), [("a", value), ("__error__", value)], "task")
+            tasks.append(asyncio.create_task(write))  # type: ignore[arg-type]
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(answer) for answer in answers if isinstance(answer, BaseException)] == [StaleWriterError]
+    rows = conn.execute("SELECT blob FROM workflow_checkpoints.checkpoint_writes").fetchall()
+    assert rows == [(saver.serde.dumps_typed("current")[1],)] * 2
+
+
 @pytest.mark.parametrize("commits", [True, False])
 async def test_a_write_that_meets_an_open_takeover_waits_for_it(
     postgres_dsn: str, saver: PooledPostgresSaver, conn: psycopg.Connection, commits: bool
 ) -> None:
     old = await take_over(postgres_dsn, "t")
     await put(saver, at("t", epoch=old), {"a": [1]})
-    before, waited = everything(conn), retried_for_a_fence()
+    before, waited = everything(conn), retries()
     async with await psycopg.AsyncConnection.connect(postgres_dsn) as taker:
         await acquire(taker, "t")
         late = asyncio.create_task(put(saver, at("t", epoch=old), {"a": [2]}))
-        await until(lambda: retried_for_a_fence() > waited + 1, what="the write met the takeover")
+        await until(lambda: retries() > waited + 1, what="the write met the takeover")
         # meanwhile nobody else is held up, by the same writers
         async with asyncio.timeout(5):
             await asyncio.gather(*(put(saver, at(f"n{number}"), {"n": number}) for number in range(50)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
 from typing import Any
 
 import psycopg
@@ -17,7 +16,7 @@ from checkpointer.postgres.batching import Limits
 from checkpointer.postgres.worker_connection import WorkerConnection
 from checkpointer.serde import AllowListSerializer, Cipher, CompressedSerializer
 from tests.checkpoints import TABLES, at, checkpoint, everything, put, values_of
-from tests.waiting import until
+from tests.locks import table_locked, writers_wait
 
 GOOD = 200
 
@@ -26,29 +25,6 @@ GOOD = 200
 async def saver(postgres_dsn: str) -> AsyncIterator[PooledPostgresSaver]:
     async with open_postgres_saver(postgres_dsn) as opened:
         yield opened
-
-
-@asynccontextmanager
-async def table_locked(dsn: str) -> AsyncIterator[None]:
-    """Writers wait: what is saved meanwhile piles up and shares the next statements."""
-    async with await psycopg.AsyncConnection.connect(dsn) as conn:
-        await conn.execute("LOCK TABLE workflow_checkpoints.checkpoints, workflow_checkpoints.checkpoint_writes")
-        yield
-
-
-async def writers_wait(dsn: str, number: int = 1) -> None:
-    """Until that many backends of ours wait for the lock."""
-    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as conn:
-
-        async def waiting() -> bool:
-            cursor = await conn.execute(
-                "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%checkpoint%'"
-                " AND datname = current_database()"
-            )
-            row = await cursor.fetchone()
-            return row is not None and row[0] >= number
-
-        await until(waiting, what="writers wait for the lock")
 
 
 def statements(monkeypatch: pytest.MonkeyPatch) -> list[str]:

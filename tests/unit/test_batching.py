@@ -48,6 +48,7 @@ class Gate:
 
 class Numbers(Batcher[Number]):
     operation = "test"
+    deferred_because = "it waits for something of its own"
 
     def __init__(self, *gates: Gate, retry_for_s: float = 30.0, limits: Limits = Limits()) -> None:  # noqa: B008
         super().__init__(cast("list[WorkerConnection]", gates), retry_for_s=retry_for_s, limits=limits)
@@ -191,6 +192,7 @@ async def test_who_is_cancelled_takes_only_himself_away() -> None:
 LOST: list[Callable[[], Exception]] = [
     lambda: psycopg.OperationalError("connection lost"),
     lambda: psycopg.errors.AdminShutdown("terminating"),
+    lambda: psycopg.errors.CrashShutdown("another one crashed"),
     lambda: psycopg.errors.CannotConnectNow("starting up"),
     lambda: psycopg.errors.SerializationFailure("collided"),
     lambda: psycopg.errors.DeadlockDetected("collided"),
@@ -208,7 +210,7 @@ async def test_what_is_the_servers_fault_is_sent_again_with_the_same_items() -> 
         tasks = [ask(batcher, number) for number in (1, 2)]
         await settle()
         gate.pass_on()
-        for lost in LOST[:4]:
+        for lost in LOST[:5]:
             assert await gate.arrived.get() == [1, 2]
             gate.outcome.put_nowait(lost())
         tasks.append(ask(batcher, 3))
