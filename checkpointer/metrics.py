@@ -9,6 +9,8 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from time import perf_counter
+from types import TracebackType
 
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 from prometheus_client.core import HistogramMetricFamily
@@ -26,6 +28,7 @@ __all__ = [
     "RETRIES",
     "SAVE_SECONDS",
     "QuickHistogram",
+    "Timed",
 ]
 
 
@@ -84,3 +87,23 @@ FENCED_WRITES = Counter("checkpointer_fenced_writes", "Saves refused because the
 BLOCKED_TYPES = Counter(
     "checkpointer_blocked_types", "Loads refused because a stored value names a type off the allow-list"
 )
+
+
+class Timed:
+    """Times a block and counts its error; a class, as it is entered several times a step."""
+
+    __slots__ = ("_operation", "_seconds", "_started")
+
+    def __init__(self, operation: str, seconds: QuickHistogram) -> None:
+        self._operation = operation
+        self._seconds = seconds
+
+    def __enter__(self) -> None:
+        self._started = perf_counter()
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self._seconds.observe(perf_counter() - self._started)
+        if isinstance(exc, Exception):
+            ERRORS.labels(operation=self._operation, kind=type(exc).__name__).inc()

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import (
     AsyncIterator,
-    Awaitable,
     Callable,
     Collection,
     Coroutine,
@@ -21,9 +20,7 @@ from collections.abc import (
     Sequence,
 )
 from copy import copy
-from functools import partial
-from time import perf_counter
-from types import TracebackType
+from dataclasses import replace
 from typing import Any, ParamSpec, TypeVar, cast
 
 from langchain_core.runnables import RunnableConfig
@@ -33,30 +30,24 @@ from langgraph.checkpoint.base import (
     CheckpointMetadata,
     CheckpointTuple,
     DeltaChannelHistory,
-    get_checkpoint_id,
     get_serializable_checkpoint_metadata,
 )
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
-from langgraph.checkpoint.serde.types import TASKS
-from psycopg.rows import TupleRow, tuple_row
 
-from checkpointer.errors import UnsavableError
-from checkpointer.metrics import CHECKPOINT_BYTES, ERRORS, LOAD_SECONDS, SAVE_SECONDS, QuickHistogram
-from checkpointer.postgres.arrays import NULL, register_arrays
+from checkpointer.metrics import CHECKPOINT_BYTES, LOAD_SECONDS, SAVE_SECONDS, Timed
+from checkpointer.postgres.arrays import NULL
 from checkpointer.postgres.batch_load import BatchLoad
-from checkpointer.postgres.chunks import SHARED, ChunkReader, DanglingError, KnownChunks, Sending, chunk_rows, opened
-from checkpointer.postgres.codec import Codec, is_large, json_text, jsonb, numbered, text
-from checkpointer.postgres.copying import copy_thread
-from checkpointer.postgres.delta import history
+from checkpointer.postgres.chunks import ChunkReader, KnownChunks, Sending, chunk_rows
+from checkpointer.postgres.codec import Codec, jsonb, text
 from checkpointer.postgres.fence import fence_epoch
 from checkpointer.postgres.group_commit import ChunksMovedError, GroupCommit, Save
-from checkpointer.postgres.pool import Connection, Pool
+from checkpointer.postgres.pool import Pool
 from checkpointer.postgres.probe import Probe
 from checkpointer.postgres.queries import load_queries
-from checkpointer.postgres.retention import Forgotten, Keep, delete_runs, delete_threads, prune, sweep
-from checkpointer.postgres.retry import ride_out
-from checkpointer.postgres.worker_connection import register_row_types
+from checkpointer.postgres.reader import Reader
+from checkpointer.postgres.retention import Keep
+from checkpointer.postgres.upkeep import Upkeep
 from checkpointer.serde import Cipher, CompressedSerializer
 
 __all__ = ["PooledPostgresSaver"]
@@ -97,12 +88,13 @@ class PooledPostgresSaver(AsyncPostgresSaver):
         self.server_version = server_version
         self.retry_for_s = retry_for_s
         self._group_commit = group_commit
-        self._batch_load = batch_load
         self._codec = codec
-        self._chunk_reader = chunk_reader
         self._known = known_chunks
         self._large_values = asyncio.Semaphore(_LARGE_AT_ONCE)
         self._queries = load_queries("checkpointer.postgres", schema)
+        first_version = self.get_next_version(None, None)
+        self._reader = Reader(pool, batch_load, chunk_reader, codec, self._queries, retry_for_s, first_version)
+        self._upkeep = Upkeep(pool, schema, codec.cipher, retry_for_s)
 
     @property
     def cipher(self) -> Cipher | None:
@@ -122,6 +114,7 @@ class PooledPostgresSaver(AsyncPostgresSaver):
         clone = copy(self)
         clone.serde = serde
         clone._codec = self._codec.with_serde(serde)
+        clone._reader = replace(self._reader, codec=clone._codec)
         return clone
 
     async def aput(
@@ -136,7 +129,7 @@ class PooledPostgresSaver(AsyncPostgresSaver):
         Raises `StaleWriterError`, `SaverUnavailableError`, or `UnsavableError`.
         """
         ids = config["configurable"]
-        with _Measured("save", SAVE_SECONDS):
+        with Timed("save", SAVE_SECONDS):
             values = checkpoint["channel_values"]
             changed = [(name, values[name]) for name in new_versions if name in values]
             large = self._codec.sizes.is_large(str(ids["thread_id"]), changed)
@@ -184,7 +177,7 @@ class PooledPostgresSaver(AsyncPostgresSaver):
 
     async def _ensure_fence(self, thread: str) -> int:
         while True:
-            rows = await self._fetch(self._queries["ensure_fence"], thread=thread)
+            rows = await self._reader.fetch(self._queries["ensure_fence"], {"thread": thread})
             if rows:
                 return int(rows[0][0])
 
@@ -233,7 +226,7 @@ class PooledPostgresSaver(AsyncPostgresSaver):
         """Save a task's writes; returns once they are committed. Raises as `aput` does."""
         if not writes:
             return
-        with _Measured("save", SAVE_SECONDS):
+        with Timed("save", SAVE_SECONDS):
             large = self._codec.sizes.is_large("", writes)
             save = await self._made(large, self._write_rows, config, writes, task_id, task_path)
             await self._group_commit.submit_now(save)
@@ -262,40 +255,8 @@ class PooledPostgresSaver(AsyncPostgresSaver):
 
         Raises `SaverUnavailableError`, `BlockedTypeError`, or `UnreadableError`.
         """
-        ids = config["configurable"]
-        with _Measured("load", LOAD_SECONDS):
-            checkpoint_id = get_checkpoint_id(config)
-            try:
-                asked = (
-                    text("thread_id", ids["thread_id"]),
-                    text("checkpoint_ns", ids.get("checkpoint_ns", "")),
-                    text("checkpoint_id", checkpoint_id) if checkpoint_id else NULL,
-                )
-            except UnsavableError:
-                return None  # an id that can't be saved names no checkpoint
-            return await self._tuple(await self._batch_load.rows(*asked))
-
-    async def _tuple(self, rows: Sequence[TupleRow]) -> CheckpointTuple | None:
-        decode = self._codec.checkpoint
-        found = await asyncio.to_thread(decode, rows) if is_large(rows) else decode(rows)
-        if found is not None and found.checkpoint["v"] < 4 and found.parent_config is not None:
-            await self._add_pending_sends(found, found.parent_config)
-        return found
-
-    async def _add_pending_sends(self, found: CheckpointTuple, parent: RunnableConfig) -> None:
-        """Checkpoints older than version 4 keep what was sent to tasks under their parent."""
-        ids = parent["configurable"]
-        thread, namespace, parent_id = ids["thread_id"], ids["checkpoint_ns"], ids["checkpoint_id"]
-        rows = await self._fetch(
-            self._queries["pending_sends"], thread=thread, namespace=namespace, parent=parent_id, tasks=TASKS
-        )
-        if rows:
-            versions = found.checkpoint["channel_versions"]
-            found.checkpoint["channel_values"][TASKS] = [
-                self._codec.load(kind, blob, ("write", thread, namespace, parent_id, task, str(idx)))
-                for kind, blob, task, idx in rows
-            ]
-            versions[TASKS] = max(versions.values()) if versions else self.get_next_version(None, None)
+        with Timed("load", LOAD_SECONDS):
+            return await self._reader.get(config)
 
     async def alist(
         self,
@@ -306,96 +267,28 @@ class PooledPostgresSaver(AsyncPostgresSaver):
         limit: int | None = None,
     ) -> AsyncIterator[CheckpointTuple]:
         """List checkpoints, newest first, a page at a time, so that a long thread does not fill the memory."""
-        ids = config["configurable"] if config else {}
-        left = limit
-        after: tuple[str | None, str | None, str | None] = (None, None, None)
-        while left is None or left > 0:
-            rows = await self._fetch(
-                self._queries["list_page"] + self._queries["checkpoint_rows"],
-                thread=_or_none(ids.get("thread_id")),
-                namespace=ids.get("checkpoint_ns"),
-                id=get_checkpoint_id(config) if config else None,
-                before=get_checkpoint_id(before) if before else None,
-                filter=json_text(filter).decode() if filter else None,
-                after_id=after[0],
-                after_thread=after[1],
-                after_ns=after[2],
-                limit=_PAGE if left is None else min(left, _PAGE),
-            )
-            groups = list(numbered(rows))
-            for group in groups:
-                if (found := await self._listed(group)) is not None:
-                    yield found
-            if len(groups) < _PAGE:
-                return
-            left = None if left is None else left - len(groups)
-            _, _, thread, namespace, checkpoint_id = groups[-1][0][:5]
-            after = (checkpoint_id, thread, namespace)
-
-    async def _listed(self, group: list[TupleRow]) -> CheckpointTuple | None:
-        """The checkpoint of a page's rows, or None where it was pruned before its shared lists were read."""
-        try:
-            await self._chunk_reader.attach(self._run, [group])
-        except DanglingError:
-            _, _, thread, namespace, checkpoint_id = group[0][:5]
-            ids = {"thread_id": thread, "checkpoint_ns": namespace, "checkpoint_id": checkpoint_id}
-            return await self.aget_tuple({"configurable": ids})
-        return await self._tuple(group)
-
-    async def _fetch(self, statement: str, **params: object) -> list[TupleRow]:
-        return await self._run(statement, params)
-
-    async def _run(self, statement: str, params: Mapping[str, Any]) -> list[TupleRow]:
-        """Rows of a read on a pooled connection; planned anew each time, with the parameters in sight."""
-
-        async def attempt() -> list[TupleRow]:
-            async with self.pool.connection() as conn, conn.cursor(row_factory=tuple_row, binary=True) as cursor:
-                register_row_types(cursor.adapters)
-                register_arrays(cursor.adapters)
-                await cursor.execute(statement.encode(), params, prepare=False)
-                return await cursor.fetchall()
-
-        return await ride_out("load", attempt, for_s=self.retry_for_s)
+        async for found in self._reader.list(config, filter, before, limit):
+            yield found
 
     async def aget_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Mapping[str, DeltaChannelHistory]:
         """For each DeltaChannel: its last snapshot before the checkpoint, and the writes since, oldest first."""
-        if not channels:
-            return {}
-        checkpoint_id = get_checkpoint_id(config)
-        ids = config["configurable"]
-        thread, namespace = str(ids["thread_id"]), str(ids.get("checkpoint_ns", ""))
-        rows = await self._fetch(
-            self._queries["delta_history"],
-            thread=thread,
-            namespace=namespace,
-            id=checkpoint_id,
-            channels=list(channels),
-        )
-        shared = [row for row in rows if row[0] == 1 and row[7].partition("+")[0] == SHARED]
-        roots = [
-            (thread, opened(self.cipher, row[7], row[8], ("blob", thread, namespace, row[3], row[9]))) for row in shared
-        ]
-        lists = await self._chunk_reader.lists(self._run, roots) if roots else []
-        seeds = dict(zip([row[3] for row in shared], lists, strict=True))
-        return history(self._codec, thread, namespace, channels, rows, seeds)
+        return await self._reader.delta_history(config, channels) if channels else {}
 
     async def adelete_thread(self, thread_id: str) -> None:
         """Delete a thread for good: a fenced writer that comes late gets `StaleWriterError`."""
-        await self.aprune([thread_id], strategy="delete")
+        await self._upkeep.delete([str(thread_id)])
 
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Delete the checkpoints that runs saved, but those that a DeltaChannel of another run's still needs."""
-        forgotten = await self._in_snapshot("delete", lambda conn: delete_runs(conn, self.schema, list(run_ids)))
-        for name, counts in forgotten.items():
-            await self._sweep(name, counts)
+        await self._upkeep.delete_runs(list(run_ids))
 
     async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Copy a thread with its whole history; encrypted values are encrypted anew for their new place."""
         source, target = str(source_thread_id), str(target_thread_id)
         text("target_thread_id", target)
-        await self._in_snapshot("copy", lambda conn: copy_thread(conn, self.schema, self.cipher, source, target))
+        await self._upkeep.copy(source, target)
 
     async def aprune(
         self, thread_ids: Sequence[str], *, strategy: str = "keep_latest", keep_last: int | None = None
@@ -408,17 +301,9 @@ class PooledPostgresSaver(AsyncPostgresSaver):
             raise TypeError("thread_ids takes a sequence of thread ids, not a string")
         names = [str(name) for name in thread_ids]
         if strategy == "delete" and keep_last is None:
-            await self._in_transaction("delete", lambda conn: delete_threads(conn, self.schema, names))
-            return
-        keep = Keep.parse(strategy, keep_last)
-        for name in names:
-            work = partial(prune, schema=self.schema, thread_id=name, keep=keep)
-            await self._sweep(name, await self._in_snapshot("prune", work))
-
-    async def _sweep(self, thread_id: str, forgotten: Forgotten) -> None:
-        """Delete the chunks that nothing reaches any more, where values went."""
-        if forgotten.blobs:
-            await self._in_transaction("prune", lambda conn: sweep(conn, self.schema, self.cipher, thread_id))
+            await self._upkeep.delete(names)
+        else:
+            await self._upkeep.prune(names, Keep.parse(strategy, keep_last))
 
     def put(
         self,
@@ -459,41 +344,3 @@ class PooledPostgresSaver(AsyncPostgresSaver):
                 "a synchronous call from the event loop's own thread would wait for itself: await the async method"
             )
         return asyncio.run_coroutine_threadsafe(work, self.loop).result()
-
-    async def _in_snapshot(self, operation: str, work: Callable[[Connection], Awaitable[T]]) -> T:
-        async def in_snapshot(conn: Connection) -> T:
-            await conn.execute(self._queries["one_snapshot"].encode())
-            return await work(conn)
-
-        return await self._in_transaction(operation, in_snapshot)
-
-    async def _in_transaction(self, operation: str, work: Callable[[Connection], Awaitable[T]]) -> T:
-        async def attempt() -> T:
-            async with self.pool.connection() as conn, conn.transaction():
-                return await work(conn)
-
-        return await ride_out(operation, attempt, for_s=self.retry_for_s)
-
-
-class _Measured:
-    """Times a block and counts its error; a class, as this is entered several times a step."""
-
-    __slots__ = ("_operation", "_seconds", "_started")
-
-    def __init__(self, operation: str, seconds: QuickHistogram) -> None:
-        self._operation = operation
-        self._seconds = seconds
-
-    def __enter__(self) -> None:
-        self._started = perf_counter()
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        self._seconds.observe(perf_counter() - self._started)
-        if isinstance(exc, Exception):
-            ERRORS.labels(operation=self._operation, kind=type(exc).__name__).inc()
-
-
-def _or_none(value: object) -> str | None:
-    return None if value is None else str(value)
