@@ -87,15 +87,25 @@ def serve(
 def setup(
     sql: Annotated[bool, typer.Option("--sql", help="Print the SQL, for a DBA to run; touch nothing.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Only verify that all tables are there.")] = False,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            "--storage", metavar="whole", help="Also turn shared lists back into what LangGraph's saver reads."
+        ),
+    ] = None,
 ) -> None:
     """Create or upgrade the tables in PostgreSQL."""
-    from orchestrator.cli.database import check_tables, create_tables, print_sql
+    from orchestrator.cli.database import check_tables, create_tables, print_sql, store_whole
 
-    if sql and check:
-        raise typer.BadParameter("--sql and --check exclude each other")
+    if sql + check + (storage is not None) > 1:
+        raise typer.BadParameter("--sql, --check and --storage exclude each other")
+    if storage not in (None, "whole"):
+        raise typer.BadParameter(f"--storage takes whole, not {storage!r}; CHECKPOINT_STORAGE=shared needs no setup")
     if sql:
         print_sql()
         return
+    if storage is not None:
+        _finish(store_whole())
     _finish(check_tables() if check else create_tables())
 
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from checkpointer.errors import SettingsError
+from rich.console import Console
+
+from checkpointer import PooledPostgresSaver, SettingsError, open_saver
 from checkpointer.migrations import MIGRATIONS as CHECKPOINTER_MIGRATIONS
 from checkpointer.postgres import schema as tables
 from checkpointer.postgres.embedded import embedded_server
+from checkpointer.postgres.unshare import unshare
 from checkpointer.settings import mask_conninfo
 from orchestrator.logs import setup_logging
 from orchestrator.migrations import MIGRATIONS
 from orchestrator.settings import OrchestratorSettings
 
-__all__ = ["check_tables", "create_tables", "print_sql"]
+__all__ = ["check_tables", "create_tables", "print_sql", "store_whole"]
 
 _SETS = (CHECKPOINTER_MIGRATIONS, MIGRATIONS)
 
@@ -35,6 +38,26 @@ async def create_tables() -> int:
     for name in applied:
         print(f"applied {name}")
     print(f"{where} is up to date")
+    return 0
+
+
+async def store_whole() -> int:
+    """Turn every shared list back into a row that LangGraph's own saver reads. Safe to stop and to repeat."""
+    settings = OrchestratorSettings(use_postgres_saver=True)
+    setup_logging(settings.log_format, "WARNING")
+    if settings.checkpoint_storage != "whole":
+        raise SettingsError(
+            "CHECKPOINT_STORAGE=shared is set: with it lists are shared again as soon as they are saved. "
+            "Set it to whole in every process first, then run this"
+        )
+    changed = 0
+    async with open_saver(settings) as saver:
+        if not isinstance(saver, PooledPostgresSaver):
+            raise SettingsError("there is nothing to turn back in memory: set USE_POSTGRES_SAVER")
+        with Console(stderr=True).status("Starting") as status:
+            async for changed in unshare(saver.pool, saver.schema, saver.serde, saver.cipher):
+                status.update(f"{changed} values so far")
+    print(f"{changed} shared values are stored whole now")
     return 0
 
 

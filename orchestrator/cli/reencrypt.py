@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 from rich.console import Console
 
@@ -31,7 +32,7 @@ async def change_encryption(*, off: bool, as_json: bool) -> int:
             async for changed in reencrypt(saver.pool, saver.schema, saver.serde, saver.cipher, seal=not off):
                 status.update(_sentence(changed, "so far"))
     if as_json:
-        print(json.dumps({"values": changed.values, "writes": changed.writes, "checkpoints": changed.checkpoints}))
+        print(json.dumps(asdict(changed)))
     else:
         print(_sentence(changed, "unsealed" if off else "sealed under the first key"))
     return 0
@@ -39,6 +40,6 @@ async def change_encryption(*, off: bool, as_json: bool) -> int:
 
 def _sentence(changed: Changed, what: str) -> str:
     return (
-        f"{changed.values} values and {changed.writes} writes {what}, "
+        f"{changed.values} values, {changed.writes} writes and {changed.chunks} chunks {what}, "
         f"primitives moved out of {changed.checkpoints} checkpoints"
     )

@@ -44,11 +44,11 @@ def test_on_and_off_again(postgres_dsn: str, conn: psycopg.Connection) -> None:
     asyncio.run(fill())
     on = holdfast(postgres_dsn, "reencrypt", "--json")
     assert on.returncode == 0, on.stderr
-    assert json.loads(on.stdout) == {"values": 5, "writes": 0, "checkpoints": 5}
+    assert json.loads(on.stdout) == {"values": 5, "writes": 0, "checkpoints": 5, "chunks": 0}
     assert sealed(conn) == 10
     off = holdfast(postgres_dsn, "reencrypt", "--off")
     assert off.returncode == 0, off.stderr
-    assert "10 values" in off.stdout
+    assert "10 values, 0 writes and 0 chunks" in off.stdout
     assert sealed(conn) == 0
     assert asyncio.run(read()) == {"list": [3], "text": "clear"}
 
