@@ -32,7 +32,7 @@ from checkpointer.postgres.codec import Codec
 from checkpointer.postgres.embedded import embedded_server
 from checkpointer.postgres.group_commit import GroupCommit
 from checkpointer.postgres.migrations import MigrationSet
-from checkpointer.postgres.pool import PoolOptions, open_pool, wait_until_ready
+from checkpointer.postgres.pool import Pool, PoolOptions, Server, open_pool, wait_until_ready
 from checkpointer.postgres.probe import Probe
 from checkpointer.postgres.queries import load_queries
 from checkpointer.postgres.saver import PooledPostgresSaver
@@ -153,62 +153,65 @@ async def open_postgres_saver(
     Waits until the server is ready, creates or verifies the tables, then opens the pool. Raises `SettingsError`,
     `ConnectError` or `SchemaError`.
     """
-    direct = migration_conninfo or conninfo
-    for address in (conninfo, direct):
-        check_target(address, schema)
     ready = partial(
         wait_until_ready, attempts=connect_attempts, backoff_s=connect_backoff_s, timeout_s=connect_timeout_s
     )
-    version = await ready(conninfo)
-    if direct != conninfo:
-        await ready(direct)
-    if setup == "auto":
-        await tables.setup(direct, schema, (MIGRATIONS, *migrations), timeout_s=setup_timeout_s)
-    else:
-        await tables.verify(direct, schema, (MIGRATIONS, *migrations), timeout_s=setup_timeout_s)
+    direct = migration_conninfo or conninfo
+    for address in dict.fromkeys((direct, conninfo)):
+        check_target(address, schema)
+        version = await ready(address)
+    tables_of = tables.setup if setup == "auto" else tables.verify
+    await tables_of(direct, schema, (MIGRATIONS, *migrations), timeout_s=setup_timeout_s)
     collect_graph_types()
-    statements = load_queries("checkpointer.postgres", schema)
-    known = KnownChunks()
-    reader = ChunkReader(statements["load_chunks"], cipher, known)
+    codec = Codec(serde or CompressedSerializer(), cipher)
     worker = partial(WorkerConnection, conninfo, pooler=pool.pooler, connect_timeout_s=connect_timeout_s)
+    workers = [worker() for _ in range(writers)], [worker() for _ in range(readers)]
+    server = Server(mask_conninfo(conninfo), version)
     async with (
         open_pool(conninfo, pool) as connections,
         Probe(conninfo) as probe,
-        GroupCommit(
-            [worker() for _ in range(writers)],
-            statements["save_batch"],
-            retry_for_s=retry_for_s,
-            limits=limits,
-        ) as group_commit,
-        BatchLoad(
-            [worker() for _ in range(readers)],
-            statements["load_batch"] + statements["checkpoint_rows"],
-            reader,
-            retry_for_s=retry_for_s,
-        ) as batch_load,
+        _connected(connections, probe, server, schema, codec, workers, limits, retry_for_s, storage) as saver,
     ):
-        saver = PooledPostgresSaver(
-            connections,
+        sizes = connections.min_size, connections.max_size
+        _log.info("[Checkpointer] PostgresSaver enabled (schema %s, server %s, pool %d-%d)", schema, version, *sizes)
+        with _announced("postgres"):
+            yield saver
+
+
+@asynccontextmanager
+async def _connected(
+    pool: Pool,
+    probe: Probe,
+    server: Server,
+    schema: str,
+    codec: Codec,
+    workers: tuple[Sequence[WorkerConnection], Sequence[WorkerConnection]],
+    limits: Limits,
+    retry_for_s: float,
+    storage: Literal["whole", "shared"],
+) -> AsyncIterator[PooledPostgresSaver]:
+    """The saver on top of its writers and readers; leaving commits what was accepted."""
+    queries = load_queries("checkpointer.postgres", schema)
+    writers, readers = workers
+    known = KnownChunks()
+    chunks = ChunkReader(queries["load_chunks"], codec.cipher, known)
+    load = queries["load_batch"] + queries["checkpoint_rows"]
+    async with (
+        GroupCommit(writers, queries["save_batch"], retry_for_s=retry_for_s, limits=limits) as group_commit,
+        BatchLoad(readers, load, chunks, retry_for_s=retry_for_s) as batch_load,
+    ):
+        yield PooledPostgresSaver(
+            pool,
             group_commit,
             batch_load,
-            Codec(serde or CompressedSerializer(), cipher),
-            reader,
+            codec,
+            chunks,
             known_chunks=known if storage == "shared" else None,
             schema=schema,
             probe=probe,
-            shown=mask_conninfo(conninfo),
-            server_version=version,
+            server=server,
             retry_for_s=retry_for_s,
         )
-        _log.info(
-            "[Checkpointer] PostgresSaver enabled (schema %s, server %s, pool %d-%d)",
-            saver.schema,
-            saver.server_version,
-            connections.min_size,
-            connections.max_size,
-        )
-        with _announced("postgres"):
-            yield saver
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from checkpointer.errors import ConnectError
 from checkpointer.postgres.retry import summary
 from checkpointer.settings import mask_conninfo
 
-__all__ = ["Connection", "Pool", "PoolOptions", "connect", "cut_off", "open_pool", "wait_until_ready"]
+__all__ = ["Connection", "Pool", "PoolOptions", "Server", "connect", "cut_off", "open_pool", "wait_until_ready"]
 
 Connection = AsyncConnection[DictRow]
 Pool = AsyncConnectionPool[Connection]
@@ -63,6 +63,14 @@ class PoolOptions:
     max_idle_s: float = 300.0
     max_lifetime_s: float = 3600.0
     pooler: Literal["none", "transaction"] = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """The server as it is shown: its connection string with the password masked, and its version."""
+
+    shown: str
+    version: str
 
 
 async def connect(conninfo: str, *, timeout_s: float = 10.0, **options: Any) -> Connection:

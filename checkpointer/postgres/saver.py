@@ -42,7 +42,7 @@ from checkpointer.postgres.chunks import ChunkReader, KnownChunks, Sending, chun
 from checkpointer.postgres.codec import Codec, jsonb, text
 from checkpointer.postgres.fence import fence_epoch
 from checkpointer.postgres.group_commit import ChunksMovedError, GroupCommit, Save
-from checkpointer.postgres.pool import Pool
+from checkpointer.postgres.pool import Pool, Server
 from checkpointer.postgres.probe import Probe
 from checkpointer.postgres.queries import load_queries
 from checkpointer.postgres.reader import Reader
@@ -61,8 +61,8 @@ _LARGE_AT_ONCE = 4
 class PooledPostgresSaver(AsyncPostgresSaver):
     """A checkpointer for many concurrent runs on few connections.
 
-    Make it with `checkpointer.open_saver` or `checkpointer.open_postgres_saver`. `shown` is the connection string
-    with its password masked. The synchronous methods may be called from any thread but the event loop's.
+    Make it with `checkpointer.open_saver` or `checkpointer.open_postgres_saver`. The synchronous methods may be called
+    from any thread but the event loop's.
     """
 
     def __init__(
@@ -76,16 +76,15 @@ class PooledPostgresSaver(AsyncPostgresSaver):
         known_chunks: KnownChunks | None,
         schema: str,
         probe: Probe,
-        shown: str,
-        server_version: str,
+        server: Server,
         retry_for_s: float = 30.0,
     ) -> None:
         super().__init__(cast("Any", pool), serde=codec.serde)
         self.pool = pool
         self.schema = schema
         self.probe = probe
-        self.shown = shown
-        self.server_version = server_version
+        self.shown = server.shown
+        self.server_version = server.version
         self.retry_for_s = retry_for_s
         self._group_commit = group_commit
         self._codec = codec
