@@ -22,6 +22,7 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
+from checkpointer.errors import SettingsError
 from checkpointer.metrics import BACKEND
 from checkpointer.migrations import MIGRATIONS
 from checkpointer.postgres import schema as tables
@@ -41,6 +42,7 @@ from checkpointer.serde import (
     AllowListSerializer,
     Cipher,
     CompressedSerializer,
+    can_be_shared,
     collect_graph_types,
     parse_allowed_modules,
 )
@@ -164,6 +166,11 @@ async def open_postgres_saver(
     await tables_of(direct, schema, (MIGRATIONS, *migrations), timeout_s=setup_timeout_s)
     collect_graph_types()
     codec = Codec(serde or CompressedSerializer(), cipher)
+    if storage == "shared" and not can_be_shared(codec.serde):
+        raise SettingsError(
+            f"storage='shared' does not go with {type(codec.serde).__name__}: it needs LangGraph's JsonPlusSerializer, "
+            "compressed or not, which gives equal bytes for equal values. For encryption give a cipher"
+        )
     worker = partial(WorkerConnection, conninfo, pooler=pool.pooler, connect_timeout_s=connect_timeout_s)
     workers = [worker() for _ in range(writers)], [worker() for _ in range(readers)]
     server = Server(mask_conninfo(conninfo), version)
@@ -193,11 +200,13 @@ async def _connected(
     """The saver on top of its writers and readers; leaving commits what was accepted."""
     queries = load_queries("checkpointer.postgres", schema)
     writers, readers = workers
-    known = KnownChunks()
+    known = KnownChunks() if storage == "shared" else None
     chunks = ChunkReader(queries["load_chunks"], codec.cipher, known)
     load = queries["load_batch"] + queries["checkpoint_rows"]
     async with (
-        GroupCommit(writers, queries["save_batch"], retry_for_s=retry_for_s, limits=limits) as group_commit,
+        GroupCommit(
+            writers, queries["save_batch"], retry_for_s=retry_for_s, limits=limits, known=known
+        ) as group_commit,
         BatchLoad(readers, load, chunks, retry_for_s=retry_for_s) as batch_load,
     ):
         yield PooledPostgresSaver(
@@ -206,7 +215,7 @@ async def _connected(
             batch_load,
             codec,
             chunks,
-            known_chunks=known if storage == "shared" else None,
+            known_chunks=known,
             schema=schema,
             probe=probe,
             server=server,

@@ -39,6 +39,7 @@ __all__ = [
     "AllowListSerializer",
     "Cipher",
     "CompressedSerializer",
+    "can_be_shared",
     "collect_graph_types",
     "join_list",
     "parse_allowed_modules",
@@ -177,6 +178,12 @@ class CompressedSerializer(SerializerProtocol):
             self._local.compressor = zstandard.ZstdCompressor(level=self.level)
         compressor: zstandard.ZstdCompressor = self._local.compressor
         return compressor
+
+
+def can_be_shared(serde: SerializerProtocol) -> bool:
+    """Whether equal values give equal bytes, so that an element may be stored once."""
+    inner = serde.inner if isinstance(serde, CompressedSerializer) else serde
+    return isinstance(inner, JsonPlusSerializer)
 
 
 def join_list(elements: Iterable[tuple[str, bytes]]) -> tuple[str, bytes]:

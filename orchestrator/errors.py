@@ -16,6 +16,7 @@
     ├── ClosingError               503 closing               the orchestrator is being stopped
     ├── GraphError                 a graph could not be loaded or compiled
     │   └── GraphFileError         langgraph.json is wrong; names the file and the key
+    ├── ExitError                  a node asked the process to end
     ├── ServeError                 the address can't be served
     └── RemoteError                a server that was asked gave no usable answer
 
@@ -31,6 +32,7 @@ __all__ = [
     "BodyTooLargeError",
     "ClosingError",
     "DatabaseUnavailableError",
+    "ExitError",
     "GraphError",
     "GraphFileError",
     "IdempotencyConflictError",
@@ -190,6 +192,15 @@ class GraphFileError(GraphError):
 
     def __init__(self, file: object, key: str, problem: str) -> None:
         super().__init__(f"{file}, {key}: {problem}")
+
+
+class ExitError(OrchestratorError):
+    """Code of a run asked the process to end, by `sys.exit()` or by raising KeyboardInterrupt; only the run ended."""
+
+    def __init__(self, asked: BaseException) -> None:
+        super().__init__(
+            f"{type(asked).__name__}({asked}) would have ended the server; raise an ordinary error in a node instead"
+        )
 
 
 class ServeError(OrchestratorError):

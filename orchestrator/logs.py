@@ -13,6 +13,7 @@ from typing import Literal
 __all__ = ["setup_logging"]
 
 _TAGGED = re.compile(r"\[(Checkpointer|POSTGRES|WorkflowOrchestrator)\] ")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 # Requests and prepared statements: noise beside the lines that matter.
 _QUIET = ("uvicorn", "psycopg", "httpx", "asyncio")
 # It warns of every single attempt to connect during an outage, which other lines tell once.
@@ -22,6 +23,10 @@ _QUIETER = ("psycopg.pool",)
 class _TextFormatter(logging.Formatter):
     def __init__(self) -> None:
         super().__init__("%(asctime)s.%(msecs)03d %(levelname)-7s %(message)s", datefmt="%H:%M:%S")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        # What a node raised is part of some messages: it must not look like a line of its own, nor colour a terminal.
+        return _CONTROL.sub(lambda found: repr(found[0])[1:-1], super().formatMessage(record))
 
 
 class _JsonFormatter(logging.Formatter):

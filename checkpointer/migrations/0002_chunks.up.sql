@@ -1,5 +1,5 @@
 -- Elements of long lists, each once per thread under the hash of its bytes (CHECKPOINT_STORAGE=shared).
-CREATE TABLE {schema}.checkpoint_chunks (
+CREATE TABLE IF NOT EXISTS {schema}.checkpoint_chunks (
     thread_id text  NOT NULL,
     hash      uuid  NOT NULL,
     type      text  NOT NULL,
@@ -8,4 +8,4 @@ CREATE TABLE {schema}.checkpoint_chunks (
 );
 
 -- Raised whenever chunks of the thread may have been deleted.
-ALTER TABLE {schema}.checkpoint_fences ADD COLUMN generation bigint NOT NULL DEFAULT 0;
+ALTER TABLE {schema}.checkpoint_fences ADD COLUMN IF NOT EXISTS generation bigint NOT NULL DEFAULT 0;

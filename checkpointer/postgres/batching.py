@@ -108,6 +108,9 @@ class Batcher(ABC, Generic[I]):
     async def _refused(self, connection: WorkerConnection, batch: list[I], error: Exception) -> None:
         """Settle a batch that failed for a reason that is not the server's."""
 
+    def _lost(self) -> None:
+        """Called when the server was at fault, before the batch is sent again."""
+
     def _fits(self, batch: list[I], item: I) -> bool:
         """Whether the item may join the batch; every item may join an empty one, which begins a batch."""
         return len(batch) < self._limits.batch_items
@@ -229,6 +232,7 @@ class Batcher(ABC, Generic[I]):
                         await self._refused(connection, batch, exc)
                         return
                     RETRIES.labels(reason=fault).inc()
+                    self._lost()
                     batch = self._still_in_time(batch, summary(exc))
                 await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
                 pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)

@@ -25,7 +25,10 @@ are there. No save may commit a reference to a chunk that is gone:
    row's is another, nothing is written: the saver forgets what it knew and sends the save again, in full.
 4. A save that meets a deletion in progress is deferred, like one that meets a takeover (`fence.py`).
 
-What a saver knows (`KnownChunks`) it learned from its own committed saves and from loads, and is bounded.
+What a saver knows (`KnownChunks`) it learned from its own committed saves and from loads, and is bounded. It forgets
+everything whenever a connection to the server was lost: a server that comes back may have lost commits that it had
+acknowledged (an asynchronous failover, `synchronous_commit=off`), and a save that took those for granted would make it
+worse. Behind a pooler, which hides a restart from us, this does not hold: do not let such a server lose commits.
 """
 
 from __future__ import annotations
@@ -80,6 +83,7 @@ class Sending:
     thread_id: str
     generation: int | None
     known: set[bytes]
+    era: int = 0
     used: bool = False
     assumes: bool = False
     size: int = 0
@@ -90,6 +94,7 @@ class KnownChunks:
     """The chunks that this process knows to be there, by thread, with the generation they were seen under."""
 
     def __init__(self, most: int = 200_000) -> None:
+        self.era = 0
         self._most = most
         self._count = 0
         self._threads: OrderedDict[str, tuple[int, set[bytes]]] = OrderedDict()
@@ -97,12 +102,15 @@ class KnownChunks:
     def sending(self, thread_id: str) -> Sending:
         """Begin a save."""
         generation, known = self._threads.get(thread_id, (None, set()))
-        return Sending(thread_id, generation, known)
+        return Sending(thread_id, generation, known, self.era)
 
-    def learn(self, thread_id: str, generation: int, hashes: Iterable[bytes]) -> None:
-        """Add chunks that are there under this generation; those of an earlier one are forgotten."""
+    def learn(self, thread_id: str, generation: int, hashes: Iterable[bytes], era: int) -> None:
+        """Add chunks that are there under this generation; those of an earlier one are forgotten.
+
+        `era` is that of the moment at which the question was asked: an answer from before a loss teaches nothing.
+        """
         held = self._threads.get(thread_id)
-        if held is not None and held[0] > generation:
+        if era != self.era or (held is not None and held[0] > generation):
             return
         if held is None or held[0] < generation:
             self.forget(thread_id)
@@ -112,8 +120,14 @@ class KnownChunks:
         known.update(hashes)
         self._count += len(known) - before
         self._threads.move_to_end(thread_id)
-        while self._count > self._most and len(self._threads) > 1:
+        while self._count > self._most:
             self.forget(next(iter(self._threads)))
+
+    def forget_all(self) -> None:
+        """Know nothing any more, also of what is being asked or saved at this moment."""
+        self.era += 1
+        self._threads.clear()
+        self._count = 0
 
     def forget(self, thread_id: str) -> None:
         """Know nothing of a thread any more."""
@@ -185,7 +199,7 @@ _Keys = dict[tuple[str, bytes], None]
 class ChunkReader:
     """Fetches the elements of shared lists: of however many lists, in two statements (`load_chunks`)."""
 
-    def __init__(self, statement: str, cipher: Cipher | None, known: KnownChunks) -> None:
+    def __init__(self, statement: str, cipher: Cipher | None, known: KnownChunks | None = None) -> None:
         self._statement = statement
         self._cipher = cipher
         self._known = known
@@ -233,6 +247,7 @@ class ChunkReader:
             "fences": TextArray([cell(thread.encode()) for thread in threads]),
         }
         keys = list(wanted)
+        era = self._known.era if self._known is not None else 0
         found: dict[tuple[str, bytes], Chunk] = {}
         generations: dict[str, int] = {}
         for number, kind, data, generation in await run(self._statement, params):
@@ -246,11 +261,13 @@ class ChunkReader:
                 found[thread, digest] = (digest, kind, plain)
         if len(found) < len(wanted):
             raise DanglingError(f"{len(wanted) - len(found)} elements of shared lists are not there")
+        if self._known is None:
+            return found
         seen: dict[str, list[bytes]] = defaultdict(list)
         for thread, digest in wanted:
             seen[thread].append(digest)
         for thread, generation in generations.items():
-            self._known.learn(thread, generation, seen[thread])
+            self._known.learn(thread, generation, seen[thread], era)
         return found
 
 
@@ -292,8 +309,10 @@ def root_hashes(root: bytes) -> tuple[list[bytes], list[bytes]]:
     except Exception as exc:
         raise UnreadableError("the root of a shared list is damaged") from exc
     hashes = hashes_of(root[_ROOT.size :])
-    if version != _FORMAT or count > len(hashes):
+    if version != _FORMAT:
         raise UnreadableError(f"the root of a shared list has an unknown format ({version})")
+    if count > len(hashes) or (hashes and len(hashes[-1]) < _HASH):
+        raise UnreadableError("the root of a shared list is damaged")
     return hashes[:count], hashes[count:]
 
 

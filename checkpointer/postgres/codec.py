@@ -214,8 +214,9 @@ class Codec:
             if version is not None:
                 shown = str(version)
                 key = *ids, text("channel", channel), text("version", shown)
+                before = sending.size if sending is not None else 0
                 kind, data = self._dump_shared(value, ("blob", thread, namespace, channel, shown), sending)
-                self.sizes.note(thread, channel, len(data) + (sending.size if sending is not None else 0))
+                self.sizes.note(thread, channel, len(data) + (sending.size - before if sending is not None else 0))
                 rows.append((*key, kind, data))
         return inline, rows
 

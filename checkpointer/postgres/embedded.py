@@ -7,6 +7,7 @@ killed, is found running by the next one, and is stopped by the last process tha
 from __future__ import annotations
 
 import asyncio
+import atexit
 import json
 import logging
 import os
@@ -131,6 +132,9 @@ def _start_or_wait(server: PostgresServer) -> None:
 def _stop(server: PostgresServer) -> None:
     with _start_or_stop:
         server.__exit__(None, None, None)
+        if server._count <= 0:
+            # At the end of the process the wheel would look after the server again, and make its directory anew.
+            atexit.unregister(server._cleanup)
 
 
 def _forget_dead_users(directory: Path) -> None:

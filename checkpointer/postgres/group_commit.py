@@ -37,6 +37,7 @@ from checkpointer.postgres.arrays import (
     int8_cell,
 )
 from checkpointer.postgres.batching import Batcher, Item, Limits
+from checkpointer.postgres.chunks import KnownChunks
 from checkpointer.postgres.retry import summary
 from checkpointer.postgres.worker_connection import WorkerConnection
 
@@ -68,12 +69,14 @@ class Save(Item):
     blobs: thread, namespace, channel, version, type, blob. checkpoint: thread, namespace, id, parent, checkpoint,
     metadata. writes: thread, namespace, checkpoint, task, idx, path, channel, type, blob. chunks: thread, hash, type,
     blob. `epoch` is what the thread's fence must have, None for a writer without a fence. With `shares`, the save
-    refers to chunks (`chunks.py`), and `generation` is what theirs must be, None where all of them come along.
+    refers to chunks (`chunks.py`), and `generation` is what theirs must be, None where all of them come along; `era`
+    is when it was learned.
     """
 
     thread_id: str
     epoch: int | None = None
     shares: bool = False
+    era: int = 0
     generation: int | None = None
     chunks: Sequence[ChunkRow] = ()
     blobs: Sequence[BlobRow] = ()
@@ -95,8 +98,10 @@ class GroupCommit(Batcher[Save]):
         *,
         retry_for_s: float,
         limits: Limits = Limits(),  # noqa: B008 - frozen
+        known: KnownChunks | None = None,
     ) -> None:
         super().__init__(connections, retry_for_s=retry_for_s, limits=limits)
+        self._known = known
         self._statement = statement
         self._guards: dict[tuple[str, bool], tuple[int | None, bool, int | None]] = {}
 
@@ -111,7 +116,24 @@ class GroupCommit(Batcher[Save]):
         guard = item.epoch, item.shares, item.generation
         return super()._fits(batch, item) and self._guards.setdefault(thread, guard) == guard
 
+    def _lost(self) -> None:
+        if self._known is not None:
+            self._known.forget_all()
+
+    def _outlived(self, batch: list[Save]) -> list[Save]:
+        """The batch less the saves that rely on chunks learned of before a connection was lost (`chunks.py`)."""
+        left = []
+        for save in batch:
+            if self._known is not None and save.generation is not None and save.era != self._known.era:
+                save.fail(ChunksMovedError(None))
+            else:
+                left.append(save)
+        return left
+
     async def _attempt(self, connection: WorkerConnection, batch: list[Save]) -> list[Save]:
+        batch = self._outlived(batch)
+        if not batch:
+            return []
         size = sum([save.bytes for save in batch])
         timeout_s = min(self._time_left(batch), _SILENCE_S) + size / _BYTES_PER_S
         rows = await connection.run(self._statement, _columns(batch), timeout_s=timeout_s)

@@ -1,7 +1,8 @@
 """Numbered migrations kept as SQL files, each with its way back: `0001_runs.up.sql`, `0001_runs.down.sql`.
 
-A set is a package directory of such files. `{schema}` in them becomes the quoted schema name. LangGraph's own
-tables are not here: they are made by `langgraph-checkpoint-postgres`.
+A set is a package directory of such files. What they make they make IF NOT EXISTS, so that the script of
+`holdfast setup --sql` may be run on a schema that has some of it already. `{schema}` in them becomes the quoted schema
+name. LangGraph's own tables are not here: they are made by `langgraph-checkpoint-postgres`.
 """
 
 from __future__ import annotations

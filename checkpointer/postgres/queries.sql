@@ -276,22 +276,26 @@ SELECT CASE WHEN b.type IS NULL THEN 2 ELSE 1 END, c.depth, c.checkpoint_id, see
 SET TRANSACTION ISOLATION LEVEL REPEATABLE READ;
 
 -- name: delete_threads
--- Deletes everything that threads saved.
+-- Deletes everything that threads saved, and the rows that `raise_fences` made: those it raised are past 0.
 WITH checkpoints AS (
     DELETE FROM {schema}.checkpoints WHERE thread_id = ANY (%(threads)s)
 ), blobs AS (
     DELETE FROM {schema}.checkpoint_blobs WHERE thread_id = ANY (%(threads)s)
 ), chunks AS (
     DELETE FROM {schema}.checkpoint_chunks WHERE thread_id = ANY (%(threads)s)
+), fences AS (
+    DELETE FROM {schema}.checkpoint_fences WHERE thread_id = ANY (%(threads)s) AND generation = 0
 )
 DELETE FROM {schema}.checkpoint_writes WHERE thread_id = ANY (%(threads)s);
 
 -- name: raise_fences
 -- Locks out the writers of threads that are about to be deleted, and those who know their chunks. An epoch of 0 says
--- that the thread was never taken over.
-UPDATE {schema}.checkpoint_fences
-   SET epoch = CASE WHEN epoch > 0 THEN epoch + 1 ELSE 0 END, generation = generation + 1
- WHERE thread_id = ANY (%(threads)s);
+-- that the thread was never taken over. A thread without a row gets one until it is deleted, so that nobody else makes
+-- it, and saves chunks, meanwhile.
+INSERT INTO {schema}.checkpoint_fences AS f (thread_id, epoch, generation)
+SELECT DISTINCT thread_id, 0, 0 FROM unnest(%(threads)s::text[]) AS t (thread_id) ORDER BY thread_id
+ON CONFLICT (thread_id) DO UPDATE
+   SET epoch = CASE WHEN f.epoch > 0 THEN f.epoch + 1 ELSE 0 END, generation = f.generation + 1;
 
 -- name: thread_outline
 -- Every checkpoint of a thread without its values, newest first, with what pruning goes by: its run, the root

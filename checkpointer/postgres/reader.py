@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
@@ -12,7 +13,7 @@ from langgraph.checkpoint.base import CheckpointTuple, DeltaChannelHistory, get_
 from langgraph.checkpoint.serde.types import TASKS
 from psycopg.rows import TupleRow, tuple_row
 
-from checkpointer.errors import UnsavableError
+from checkpointer.errors import UnreadableError, UnsavableError
 from checkpointer.postgres.arrays import NULL, register_arrays
 from checkpointer.postgres.batch_load import BatchLoad
 from checkpointer.postgres.chunks import SHARED, ChunkReader, DanglingError, opened
@@ -124,6 +125,18 @@ class Reader:
 
     async def delta_history(self, config: RunnableConfig, channels: Sequence[str]) -> Mapping[str, DeltaChannelHistory]:
         """For each DeltaChannel: its last snapshot before the checkpoint, and the writes since, oldest first."""
+        deadline = monotonic() + self.retry_for_s
+        while True:
+            try:
+                return await self._delta_history(config, channels)
+            except DanglingError as exc:
+                # A seed was pruned between two statements; what is there now is asked for again.
+                if monotonic() > deadline:
+                    raise UnreadableError(str(exc)) from exc
+
+    async def _delta_history(
+        self, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
         ids = config["configurable"]
         thread, namespace = str(ids["thread_id"]), str(ids.get("checkpoint_ns", ""))
         rows = await self.fetch(

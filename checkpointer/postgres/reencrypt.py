@@ -6,7 +6,11 @@ for that moment. Order of a rotation: give every process the new key first in CH
 one behind it, then re-encrypt, then drop the old key.
 
 Switching on also takes the primitives that stand in clear text in the checkpoints' JSON and seals them as values.
-Switching off leaves those as values, unsealed: LangGraph's own saver reads them there as well.
+Chunks of shared lists keep their hashes: elements that were stored before encryption was switched on keep an unkeyed
+one, by which equal content shows across threads, until nothing refers to them any more; and after a rotation the
+hashes of the old key stay for the old elements.
+
+Switching off leaves the primitives as values, unsealed: LangGraph's own saver reads them there as well.
 """
 
 from __future__ import annotations

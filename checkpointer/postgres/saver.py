@@ -168,10 +168,10 @@ class PooledPostgresSaver(AsyncPostgresSaver):
                 await self._group_commit.submit_now(save)
             except ChunksMovedError as moved:
                 known.forget(thread)
-                sending = Sending(thread, moved.generation, set())
+                sending = Sending(thread, moved.generation, set(), known.era)
                 continue
             if generation is not None:
-                known.learn(thread, generation, sending.chunks)
+                known.learn(thread, generation, sending.chunks, sending.era)
             return
 
     async def _ensure_fence(self, thread: str) -> int:
@@ -206,6 +206,7 @@ class PooledPostgresSaver(AsyncPostgresSaver):
             epoch=fence_epoch(ids),
             shares=sending is not None and sending.used,
             generation=sending.generation if sending is not None and sending.assumes else None,
+            era=sending.era if sending is not None else 0,
             bytes=size,
             blobs=blobs,
             chunks=chunks,

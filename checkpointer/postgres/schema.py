@@ -134,7 +134,7 @@ async def _revert(conn: Connection, schema: str, sets: Sequence[MigrationSet], t
 
 
 def setup_sql(schema: str, sets: Sequence[MigrationSet]) -> str:
-    """Everything `setup` would run on an empty database, as one script for psql."""
+    """Everything `setup` would run on an empty database, as one script for psql; safe to run on a half-made schema."""
     queries = _queries(schema)
     parts = ["BEGIN;", queries["create_schema"], f"SET LOCAL search_path TO {quote_identifier(schema)};"]
     for number, statement in enumerate(LANGGRAPH_MIGRATIONS):

@@ -13,7 +13,7 @@ from typing import Any
 from psycopg.rows import DictRow, TupleRow, tuple_row
 
 from checkpointer.postgres.arrays import register_arrays
-from checkpointer.postgres.chunks import ChunkReader, KnownChunks, SharedList, chunk_place, opened_typed
+from checkpointer.postgres.chunks import ChunkReader, SharedList, chunk_place, opened_typed
 from checkpointer.postgres.places import blob_place
 from checkpointer.postgres.pool import Connection, Pool
 from checkpointer.postgres.queries import load_queries
@@ -46,7 +46,7 @@ async def unshare(pool: Pool, schema: str, serde: object, cipher: Cipher | None)
 
 async def _page(pool: Pool, queries: Mapping[str, str], serde: object, cipher: Cipher | None, thread_id: str) -> int:
     """Turn some of a thread's lists back, in a transaction that keeps its chunks where they are."""
-    reader = ChunkReader(queries["load_chunks"], cipher, KnownChunks())
+    reader = ChunkReader(queries["load_chunks"], cipher)
     async with pool.connection() as conn, conn.transaction():
         await conn.execute(queries["hold_fence"].encode(), {"thread": thread_id})
         rows = await _rows(conn, queries["shared_page"], thread=thread_id, limit=_PAGE)

@@ -49,8 +49,8 @@ class Upkeep:
             await self._sweep(thread_id, await self._in_snapshot("prune", work))
 
     async def _sweep(self, thread_id: str, forgotten: Forgotten) -> None:
-        """Delete the chunks that nothing reaches any more, where values went."""
-        if forgotten.blobs:
+        """Delete the chunks that nothing reaches any more, where something went."""
+        if forgotten.checkpoints:
             await self._in_transaction("prune", lambda conn: sweep(conn, self.schema, self.cipher, thread_id))
 
     async def _in_snapshot(self, operation: str, work: Callable[[Connection], Awaitable[T]]) -> T:

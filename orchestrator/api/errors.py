@@ -25,7 +25,9 @@ def shape_problems(details: list[ErrorDetails]) -> str:
     problems = []
     for detail in details:
         where = ".".join(str(part) for part in detail["loc"] if part not in ("query", "path"))
-        message = detail["msg"].removeprefix("Value error, ")
+        # pydantic names the class it would make, which says nothing to who sent JSON.
+        is_no_object = detail["type"] == "model_type"
+        message = "takes a JSON object" if is_no_object else detail["msg"].removeprefix("Value error, ")
         problems.append(f"{where}: {message}" if where else message)
     return "; ".join(problems)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 from starlette.responses import Response
@@ -36,10 +36,27 @@ class AgentTask(_Body):
     task: str
 
 
+def _form(workflow: object) -> str | None:
+    """Which of the two forms it is, so that what is wrong is said of that one alone."""
+    if isinstance(workflow, str):
+        return "name"
+    return AGENT if isinstance(workflow, dict | AgentTask) else None
+
+
+Workflow: TypeAlias = Annotated[
+    Annotated[str, Field(min_length=1, max_length=100), Tag("name")] | Annotated[AgentTask, Tag(AGENT)],
+    Discriminator(
+        _form,
+        custom_error_type="workflow",
+        custom_error_message='takes the name of a workflow, or {"role": "…", "task": "…"} for the agent',
+    ),
+]
+
+
 class InvokeBody(_Body):
     """What to start: `{"workflow": {"role", "task"}}`, or `{"workflow": name, "input": …}`."""
 
-    workflow: Annotated[str, Field(min_length=1, max_length=100)] | AgentTask
+    workflow: Workflow
     input: Any = None
     thread_id: str | None = None
     idempotency_key: str | None = None

@@ -11,6 +11,7 @@ from checkpointer import PooledPostgresSaver, SettingsError, open_saver
 from checkpointer.migrations import MIGRATIONS as CHECKPOINTER_MIGRATIONS
 from checkpointer.postgres import schema as tables
 from checkpointer.postgres.embedded import embedded_server
+from checkpointer.postgres.pool import wait_until_ready
 from checkpointer.postgres.unshare import unshare
 from checkpointer.settings import mask_conninfo
 from orchestrator.logs import setup_logging
@@ -79,7 +80,14 @@ def _settings() -> OrchestratorSettings:
 @asynccontextmanager
 async def _direct_conninfo(settings: OrchestratorSettings) -> AsyncIterator[str]:
     if settings.has_connection:
-        yield settings.migration_conninfo()
+        conninfo = settings.migration_conninfo()
+        await wait_until_ready(
+            conninfo,
+            attempts=settings.postgres_connect_attempts,
+            backoff_s=settings.postgres_connect_backoff,
+            timeout_s=settings.postgres_connect_timeout,
+        )
+        yield conninfo
     elif settings.use_postgres_saver:
         async with embedded_server(settings.postgres_embedded_dir) as conninfo:
             yield conninfo

@@ -21,6 +21,9 @@ async def get_json(
     url: str, path: str, query: dict[str, Any] | None = None, *, token: str | None = None
 ) -> tuple[int, Any]:
     """The status and the JSON of `path` on the server at `url`. Raises `RemoteError` where there is none."""
+    if "@" in url:
+        # Not shown: what stands before the @ is a password, more often than not.
+        raise InvalidRequestError("--url takes an address such as http://127.0.0.1:3456, without a user; see --token")
     if urlsplit(url).scheme not in ("http", "https"):
         raise InvalidRequestError(f"--url takes an address such as http://127.0.0.1:3456, not {url!r}")
     given = {name: value for name, value in (query or {}).items() if value not in (None, [])}

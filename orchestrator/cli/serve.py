@@ -16,6 +16,7 @@ from typing import Any
 import uvicorn
 
 from orchestrator.api.app import create_app
+from orchestrator.engine.exits import contain_exits
 from orchestrator.engine.graph_file import GraphFile
 from orchestrator.engine.graphs import Graph
 from orchestrator.engine.service import Orchestrator, open_orchestrator
@@ -98,9 +99,11 @@ class _Serving:
     async def until_signal(self) -> int:
         """Serve; returns 0 after a signal."""
         self._task = asyncio.current_task()
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_NODE_THREADS, "node"))
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(_NODE_THREADS, "node"))
+        contain_exits(loop)
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, self._stop, number)
+            loop.add_signal_handler(number, self._stop, number)
         try:
             await self._serve()
         except asyncio.CancelledError:

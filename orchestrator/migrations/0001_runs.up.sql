@@ -1,7 +1,7 @@
 -- One row a run. The row is the authority on a run's state; what a run resumes from is LangGraph's checkpoint.
 -- input, output and error are json, not jsonb: jsonb refuses \u0000, which is legal in a Python string.
 -- Room in each page lets the frequent updates of current_activity stay on the page without touching an index.
-CREATE TABLE {schema}.workflow_metadata (
+CREATE TABLE IF NOT EXISTS {schema}.workflow_metadata (
     run_id             uuid        PRIMARY KEY,
     thread_id          text        NOT NULL,
     organization_id    text        NOT NULL,
@@ -32,18 +32,18 @@ CREATE TABLE {schema}.workflow_metadata (
 ) WITH (fillfactor = 80);
 
 -- One run at a time per thread, whatever two claims see of each other.
-CREATE UNIQUE INDEX workflow_metadata_one_per_thread ON {schema}.workflow_metadata (organization_id, thread_id)
+CREATE UNIQUE INDEX IF NOT EXISTS workflow_metadata_one_per_thread ON {schema}.workflow_metadata (organization_id, thread_id)
     WHERE status IN ('running', 'waiting', 'paused', 'suspended');
 
-CREATE INDEX workflow_metadata_unfinished ON {schema}.workflow_metadata
+CREATE INDEX IF NOT EXISTS workflow_metadata_unfinished ON {schema}.workflow_metadata
     (organization_id, thread_id, created_at, run_id)
     WHERE status IN ('pending', 'running', 'waiting', 'paused', 'suspended');
 
-CREATE INDEX workflow_metadata_owner ON {schema}.workflow_metadata (lease_owner)
+CREATE INDEX IF NOT EXISTS workflow_metadata_owner ON {schema}.workflow_metadata (lease_owner)
     WHERE status IN ('pending', 'running');
 
-CREATE INDEX workflow_metadata_thread ON {schema}.workflow_metadata
+CREATE INDEX IF NOT EXISTS workflow_metadata_thread ON {schema}.workflow_metadata
     (organization_id, thread_id, created_at DESC, run_id DESC);
 
-CREATE INDEX workflow_metadata_newest ON {schema}.workflow_metadata
+CREATE INDEX IF NOT EXISTS workflow_metadata_newest ON {schema}.workflow_metadata
     (organization_id, created_at DESC, run_id DESC);

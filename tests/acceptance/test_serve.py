@@ -38,6 +38,29 @@ for name in ("one", "two", "three"):
     builder.add_node(name, step(name))
 graph = builder.add_edge(START, "one").add_edge("one", "two").add_edge("two", "three").compile()
 """
+LEAVING_GRAPH = """
+import sys
+from typing import TypedDict
+from langgraph.graph import START, StateGraph
+
+class State(TypedDict, total=False):
+    text: str
+
+def leave(state: State) -> State:
+    sys.exit(3)
+
+async def leave_async(state: State) -> State:
+    sys.exit("nothing to do")
+
+def interrupt(state: State) -> State:
+    raise KeyboardInterrupt
+
+def only(node):
+    return StateGraph(State).add_node("node", node).add_edge(START, "node")
+
+leaving, leaving_async, interrupting = only(leave), only(leave_async), only(interrupt)
+nested = only(only(leave).compile())
+"""
 AGENT = {"workflow": {"role": "dev", "task": "test persistence"}}
 
 
@@ -151,6 +174,20 @@ async def test_a_signal_hands_runs_over_and_ends_with_0(
         assert "Traceback" not in server.log
 
 
+async def test_a_node_that_exits_ends_its_run_and_not_the_server(postgres_dsn: str, tmp_path: Path) -> None:
+    names = ["leaving", "leaving_async", "interrupting", "nested"]
+    (tmp_path / "leaving.py").write_text(LEAVING_GRAPH)
+    (tmp_path / "langgraph.json").write_text(json.dumps({"graphs": {name: f"./leaving.py:{name}" for name in names}}))
+    async with serving(tmp_path, _durable(postgres_dsn), "--graphs", "langgraph.json") as server:
+        await server.start()
+        for name in names:
+            run = await server.finished(await server.invoke({"workflow": name, "input": {"text": ""}}))
+            assert (run["status"], run["attempt"]) == ("failed", 1)
+            assert run["error"]["type"] == "orchestrator.errors.ExitError"
+        assert (await server.finished(await server.invoke(AGENT)))["status"] == "completed"
+        assert await server.stop() == 0
+
+
 async def test_a_large_body_gets_its_answer(tmp_path: Path) -> None:
     async with serving(tmp_path, {}) as server:
         await server.start()
@@ -249,6 +286,22 @@ def test_setup_health_and_runs_from_the_command_line(empty_dsn: str, tmp_path: P
     assert _holdfast(tmp_path, "runs", "ls", "--status", "maybe", **durable).returncode == 2
 
 
+@pytest.mark.parametrize("arguments", [["setup"], ["setup", "--check"]])
+def test_setup_says_what_to_do_where_it_can_not_connect(cluster: Cluster, tmp_path: Path, arguments: list[str]) -> None:
+    missing = _durable(cluster.dsn("not_there", password="hunter2")) | {
+        "POSTGRES_CONNECT_ATTEMPTS": "2",
+        "POSTGRES_CONNECT_BACKOFF": "0.01",
+    }
+    failed = _holdfast(tmp_path, *arguments, **missing)
+    assert failed.returncode == 1
+    *attempts, message = failed.stderr.splitlines()
+    assert ["of 2 on" in line for line in attempts] == [True, True]
+    assert f"host 127.0.0.1, port {cluster.port}, user postgres" in message
+    assert "after 2 attempts" in message
+    assert "Remedy: create it" in message
+    assert "hunter2" not in failed.stderr
+
+
 def test_the_printed_sql_makes_what_setup_checks(empty_dsn: str, tmp_path: Path) -> None:
     durable = _durable(empty_dsn)
     script = _holdfast(tmp_path, "setup", "--sql", **durable).stdout
@@ -271,5 +324,7 @@ def test_usage(tmp_path: Path) -> None:
     assert _holdfast(tmp_path, "nonsense").returncode == 2
     assert _holdfast(tmp_path, "setup", "--sql", "--check").returncode == 2
     assert _holdfast(tmp_path, "runs", "ls", "--limit", "0").returncode == 2
+    named = _holdfast(tmp_path, "health", "--url", "http://someone:hunter2@127.0.0.1:9")
+    assert (named.returncode, "--token" in named.stderr, "hunter2" in named.stderr) == (2, True, False)
     gone = _holdfast(tmp_path, "health", "--url", "http://127.0.0.1:9")
     assert (gone.returncode, gone.stderr.count("\n")) == (1, 1)

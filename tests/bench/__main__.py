@@ -9,6 +9,7 @@ from importlib import import_module
 # Each is a module with `main(arguments) -> exit code`, which takes at least the options of `options.common`.
 BENCHES = {
     "saver": "tests.bench.saver",
+    "storage": "tests.bench.storage",
 }
 
 

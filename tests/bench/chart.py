@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
@@ -17,7 +18,7 @@ from tests.bench.contenders import LABELS
 from tests.bench.figures import Figure, ratios
 from tests.bench.report import Report
 
-__all__ = ["draw"]
+__all__ = ["draw", "draw_marks"]
 
 _COLOURS = {"memory": "#9aa5b1", "sqlite": "#c9b458", "stock": "#d98880", "unlocked": "#e5a36f", "ours": "#2a7f62"}
 _TICKS = (0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 50, 100)
@@ -28,7 +29,7 @@ def draw(report: Report, path: Path) -> None:
     canvas = Canvas(figsize=(12, 9), layout="constrained")
     speed, marks = canvas.subplots(2, 1, height_ratios=(3, 2))
     _draw_speed(speed, report)
-    _draw_marks(marks, report)
+    draw_marks(marks, report.figures)
     machine = report.machine
     canvas.suptitle("LangGraph checkpointers side by side", fontsize=15, fontweight="bold")
     canvas.supxlabel(
@@ -80,9 +81,9 @@ def _title(workload: str) -> str:
     return f"{kind}, N={threads}"
 
 
-def _draw_marks(axes: Axes, report: Report) -> None:
+def draw_marks(axes: Axes, promised: Sequence[Figure]) -> None:
     """Each promised figure as a share of its mark, so that all of them read the same way: past the line is met."""
-    figures = list(reversed(report.figures))
+    figures = list(reversed(promised))
     shares = [_share(figure) for figure in figures]
     colours = ["#2a7f62" if figure.met else "#c0392b" for figure in figures]
     bars = axes.barh([figure.title for figure in figures], shares, color=colours, height=0.6, zorder=2)

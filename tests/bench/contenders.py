@@ -21,7 +21,7 @@ from checkpointer import PooledPostgresSaver, open_postgres_saver
 from checkpointer.postgres.pool import PoolOptions
 from tests.postgres import fresh_database
 
-__all__ = ["LABELS", "Contender", "Saver", "open_contenders", "open_ours"]
+__all__ = ["LABELS", "Contender", "Saver", "open_contenders", "open_ours", "open_stock"]
 
 Saver = BaseCheckpointSaver[Any]
 
@@ -87,7 +87,7 @@ def _same(name: str, saver: Saver, dsn: str | None = None) -> Contender:
 
 
 @asynccontextmanager
-async def _open_stock(dsn: str) -> AsyncIterator[AsyncPostgresSaver]:
+async def open_stock(dsn: str) -> AsyncIterator[AsyncPostgresSaver]:
     """The stock saver on a pool, as its documentation recommends."""
     pool: AsyncConnectionPool[psycopg.AsyncConnection[DictRow]] = AsyncConnectionPool(
         dsn,
@@ -105,21 +105,23 @@ async def _open_stock(dsn: str) -> AsyncIterator[AsyncPostgresSaver]:
 
 @asynccontextmanager
 async def _open_unlocked(dsn: str) -> AsyncIterator[AsyncPostgresSaver]:
-    async with _open_stock(dsn) as saver:
+    async with open_stock(dsn) as saver:
         saver.lock = _NoLock()
         yield saver
 
 
 @asynccontextmanager
-async def open_ours(dsn: str) -> AsyncIterator[PooledPostgresSaver]:
+async def open_ours(dsn: str, *, storage: Literal["whole", "shared"] = "whole") -> AsyncIterator[PooledPostgresSaver]:
     """Ours on at most four connections in all."""
     pool = PoolOptions(min_size=0, max_size=_OUR_POOL)
-    async with open_postgres_saver(dsn, writers=_OUR_WRITERS, readers=_OUR_READERS, pool=pool) as saver:
+    async with open_postgres_saver(
+        dsn, writers=_OUR_WRITERS, readers=_OUR_READERS, pool=pool, storage=storage
+    ) as saver:
         yield saver
 
 
 _OPENERS: dict[str, Callable[[str], AbstractAsyncContextManager[Saver]]] = {
-    "stock": _open_stock,
+    "stock": open_stock,
     "unlocked": _open_unlocked,
     "ours": open_ours,
 }

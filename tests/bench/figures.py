@@ -6,14 +6,17 @@ median of the rounds, with the lowest and the highest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Literal
+from typing import Any, Literal
+
+from rich import box
+from rich.table import Table
 
 from tests.bench.workloads import Sample
 
-__all__ = ["Figure", "Results", "percentile", "ratios", "speed_figures"]
+__all__ = ["Figure", "Results", "as_json", "as_markdown", "as_table", "percentile", "ratios", "speed_figures"]
 
 # For each workload and contender, a sample per round.
 Results = Mapping[str, Mapping[str, Sequence[Sample]]]
@@ -81,3 +84,43 @@ def speed_figures(results: Results) -> list[Figure]:
         figures.append(Figure("ops, N=400: p95 of a save", saves, _LATENCY_MARK_MS, "at most", "ms"))
         figures.append(Figure("ops, N=400: p95 of a load", loads, _LATENCY_MARK_MS, "at most", "ms"))
     return figures
+
+
+def as_table(figures: Sequence[Figure]) -> Table:
+    """Figures as a table for the screen."""
+    table = Table("figure", "median", "lowest-highest", "promised", "", box=box.SIMPLE)
+    for figure in figures:
+        table.add_row(
+            figure.title,
+            figure.shown(figure.value),
+            f"{figure.shown(min(figure.values))} - {figure.shown(max(figure.values))}",
+            f"{figure.bound} {figure.mark:g}",
+            "[green]met[/]" if figure.met else "[bold red]missed[/]",
+        )
+    return table
+
+
+def as_markdown(figures: Sequence[Figure]) -> Iterator[str]:
+    """Figures as lines of a Markdown table."""
+    yield "| figure | median | lowest to highest | promised |"
+    yield "|---|---|---|---|"
+    for figure in figures:
+        low, high = figure.shown(min(figure.values)), figure.shown(max(figure.values))
+        sign = "≥" if figure.bound == "at least" else "≤"
+        promised = f"{sign} {figure.mark:g}{'' if figure.met else ', missed'}"
+        yield f"| {figure.title} | {figure.shown(figure.value)} | {low} to {high} | {promised} |"
+
+
+def as_json(figures: Sequence[Figure]) -> list[dict[str, Any]]:
+    """Figures as they stand in a bench's JSON."""
+    return [
+        {
+            "title": figure.title,
+            "median": figure.value,
+            "rounds": list(figure.values),
+            "unit": figure.unit,
+            figure.bound.replace(" ", "_"): figure.mark,
+            "met": figure.met,
+        }
+        for figure in figures
+    ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.bench.contenders import LABELS
-from tests.bench.figures import Figure, Results, percentile, ratios
+from tests.bench.figures import Figure, Results, as_json, as_markdown, as_table, percentile, ratios
 from tests.bench.workloads import Sample
 
 __all__ = ["Report"]
@@ -39,7 +39,7 @@ class Report:
         console.print(_cpu(self.results))
         console.print(self._latency_table())
         if self.figures:
-            console.print(self._figure_table())
+            console.print(as_table(self.figures))
         console.print(", ".join(f"{name} {value}" for name, value in self.machine.items()), style="dim")
         console.print("The machine sets the times; the ratios are what to compare.", style="dim")
 
@@ -47,33 +47,14 @@ class Report:
         """Write the numbers as JSON, and the figures beside them as Markdown, for docs/performance.md."""
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(self._as_json(), indent=2) + "\n")
-        path.with_suffix(".md").write_text("\n".join(self._markdown()) + "\n")
-
-    def _markdown(self) -> Iterator[str]:
-        yield "| figure | median | lowest to highest | promised |"
-        yield "|---|---|---|---|"
-        for figure in self.figures:
-            low, high = figure.shown(min(figure.values)), figure.shown(max(figure.values))
-            sign = "≥" if figure.bound == "at least" else "≤"
-            promised = f"{sign} {figure.mark:g}{'' if figure.met else ', missed'}"
-            yield f"| {figure.title} | {figure.shown(figure.value)} | {low} to {high} | {promised} |"
+        path.with_suffix(".md").write_text("\n".join(as_markdown(self.figures)) + "\n")
 
     def _as_json(self) -> dict[str, Any]:
         return {
             "machine": dict(self.machine),
             "rounds": self.rounds,
             "quick": self.quick,
-            "figures": [
-                {
-                    "title": figure.title,
-                    "median": figure.value,
-                    "rounds": list(figure.values),
-                    "unit": figure.unit,
-                    figure.bound.replace(" ", "_"): figure.mark,
-                    "met": figure.met,
-                }
-                for figure in self.figures
-            ],
+            "figures": as_json(self.figures),
             "seconds": {
                 workload: {name: [sample.seconds for sample in samples] for name, samples in measured.items()}
                 for workload, measured in self.results.items()
@@ -105,18 +86,6 @@ class Report:
         for workload, contender, call, times in self._latencies():
             if contender in ("stock", "ours"):
                 table.add_row(f"{workload}, {LABELS[contender]}, {call}", *(f"{time:.1f}" for time in times))
-        return table
-
-    def _figure_table(self) -> Table:
-        table = Table("figure", "median", "lowest-highest", "promised", "", box=box.SIMPLE)
-        for figure in self.figures:
-            table.add_row(
-                figure.title,
-                figure.shown(figure.value),
-                f"{figure.shown(min(figure.values))} - {figure.shown(max(figure.values))}",
-                f"{figure.bound} {figure.mark:g}",
-                "[green]met[/]" if figure.met else "[bold red]missed[/]",
-            )
         return table
 
 

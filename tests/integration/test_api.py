@@ -205,6 +205,25 @@ async def test_a_bad_body_is_the_clients_error(client: httpx.AsyncClient, path: 
     assert _error(answer)[0] == expected, answer.text
 
 
+@pytest.mark.parametrize("settings", ["memory"], indirect=True)
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"[]", "takes a JSON object"),
+        (b"{}", "workflow: Field required"),
+        (b'{"workflow": 1}', 'workflow: takes the name of a workflow, or {"role": "…", "task": "…"} for the agent'),
+        (b'{"workflow": ""}', "workflow.name: String should have at least 1 character"),
+        (b'{"workflow": {"role": "dev"}}', "workflow.agent.task: Field required"),
+        (b'{"workflow": "\\ud800", "input": {}}', "workflow.name: Input should be a valid string, unable to parse "),
+    ],
+)
+async def test_what_is_wrong_with_a_body_is_said_in_terms_of_json(
+    client: httpx.AsyncClient, body: bytes, message: str
+) -> None:
+    answer = await client.post("/api/invoke", content=body)
+    assert answer.json()["error"]["message"].startswith(message)
+
+
 @pytest.mark.parametrize(
     ("query", "status"),
     [

@@ -41,3 +41,15 @@ def test_text_lines_keep_it(capsys: pytest.CaptureFixture[str]) -> None:
     logging.getLogger("orchestrator").info("[WorkflowOrchestrator] not shown")
     [line] = capsys.readouterr().err.splitlines()
     assert line.endswith("WARNING [WorkflowOrchestrator] run x failed")
+
+
+def test_a_text_line_stays_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    setup_logging("text")
+    logging.getLogger("orchestrator").error("run x failed: %s", "a\nb\r\x1b[31mc\x00\u2028d\té")
+    assert capsys.readouterr().err.endswith("failed: a\\nb\\r\\x1b[31mc\\x00\\u2028d\té\n")
+
+
+def test_a_traceback_keeps_its_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    setup_logging("text")
+    logging.getLogger("orchestrator").error("failed", exc_info=ValueError("why"))
+    assert capsys.readouterr().err.splitlines()[-1] == "ValueError: why"
