@@ -204,9 +204,7 @@ async def _connected(
     chunks = ChunkReader(queries["load_chunks"], codec.cipher, known)
     load = queries["load_batch"] + queries["checkpoint_rows"]
     async with (
-        GroupCommit(
-            writers, queries["save_batch"], retry_for_s=retry_for_s, limits=limits, known=known
-        ) as group_commit,
+        GroupCommit(writers, queries, retry_for_s=retry_for_s, limits=limits, known=known) as group_commit,
         BatchLoad(readers, load, chunks, retry_for_s=retry_for_s) as batch_load,
     ):
         yield PooledPostgresSaver(

@@ -2,7 +2,7 @@
 
 A thread's fence is a row with an epoch. Whoever takes the thread over raises it, inside the transaction in which
 it also takes whatever else it needs. A config that carries the epoch in `configurable["__fence_epoch"]` writes only
-while the row still has that epoch; the check and the write are one statement (`save_batch`), which holds the row
+while the row still has that epoch; the check and the write are one statement (`group_commit.py`), which holds the row
 shared until it commits. So:
 
 - a write that is committing makes the takeover wait for it;

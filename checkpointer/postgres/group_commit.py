@@ -16,7 +16,7 @@ that is there, writes it in one statement and wakes the savers. Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,7 +85,7 @@ class Save(Item):
 
 
 class GroupCommit(Batcher[Save]):
-    """The queue of saves and its writers; one `statement` (`save_batch`) for all."""
+    """The queue of saves and its writers; `queries` are those of queries.sql."""
 
     operation = "save"
     deferred_reason = "fence"
@@ -94,7 +94,7 @@ class GroupCommit(Batcher[Save]):
     def __init__(
         self,
         connections: Sequence[WorkerConnection],
-        statement: str,
+        queries: Mapping[str, str],
         *,
         retry_for_s: float,
         limits: Limits = Limits(),  # noqa: B008 - frozen
@@ -102,7 +102,8 @@ class GroupCommit(Batcher[Save]):
     ) -> None:
         super().__init__(connections, retry_for_s=retry_for_s, limits=limits)
         self._known = known
-        self._statement = statement
+        self._queries = queries
+        self._statements: dict[tuple[str, ...], str] = {}
         self._guards: dict[tuple[str, bool], tuple[int | None, bool, int | None]] = {}
 
     def _fits(self, batch: list[Save], item: Save) -> bool:
@@ -136,7 +137,7 @@ class GroupCommit(Batcher[Save]):
             return []
         size = sum([save.bytes for save in batch])
         timeout_s = min(self._time_left(batch), _SILENCE_S) + size / _BYTES_PER_S
-        rows = await connection.run(self._statement, _columns(batch), timeout_s=timeout_s)
+        rows = await connection.run(*self._statement(batch), timeout_s=timeout_s)
         BATCH_SAVES.observe(len(batch))
         refused = {position: (verdict, generation) for position, verdict, generation in rows}
         again = []
@@ -152,6 +153,21 @@ class GroupCommit(Batcher[Save]):
                 FENCED_WRITES.inc()
                 save.fail(StaleWriterError(save.thread_id, save.epoch or 0))
         return again
+
+    def _statement(self, batch: list[Save]) -> tuple[str, dict[str, Any]]:
+        """The statement for what the batch has, and its parameters.
+
+        What is left out is neither planned nor started: a lone save needs two of the five parts.
+        """
+        rows = {part: listed for part, listed in _rows(batch).items() if listed}
+        parts = tuple(rows)
+        if parts not in self._statements:
+            self._statements[parts] = _joined(self._queries, parts)
+        params: dict[str, Any] = {}
+        for part, listed in rows.items():
+            for (name, kind), cells in zip(_COLUMNS[part].items(), zip(*listed, strict=True), strict=True):
+                params[name] = kind(cells)
+        return self._statements[parts], params
 
     async def _refused(self, connection: WorkerConnection, batch: list[Save], error: Exception) -> None:
         if not _about_data(error):
@@ -179,8 +195,26 @@ def _about_data(error: Exception) -> bool:
     return isinstance(error, psycopg.Error) and (error.sqlstate or "22")[:2] in ("22", "23", "54", "XX")
 
 
-def _columns(batch: list[Save]) -> dict[str, Any]:
-    """The batch as array parameters of `save_batch`, each key once (invariant 4)."""
+def _joined(queries: Mapping[str, str], parts: Sequence[str]) -> str:
+    """One statement of the named parts of queries.sql; its rows are the refused saves."""
+    guarded = "save_guard" in parts
+    allowed = "n.save NOT IN (SELECT r.save FROM refused r)" if guarded else "true"
+    inserts = [
+        f"{part} AS ({_bare(queries[part]).replace('{allowed}', allowed)})" for part in parts if part != "save_guard"
+    ]
+    guard = [_bare(queries["save_guard"])] if guarded else []
+    answer = "SELECT save, verdict, generation FROM refused" if guarded else "SELECT 1 WHERE false"
+    return f"WITH {', '.join(guard + inserts)} {answer}"
+
+
+def _bare(query: str) -> str:
+    """A statement without its comments and indentation: psycopg parses one of over 4,096 characters anew each time."""
+    lines = (" ".join(line.split()) for line in query.splitlines())
+    return " ".join(line for line in lines if line and not line.startswith("--"))
+
+
+def _rows(batch: list[Save]) -> dict[str, list[tuple[bytes, ...]]]:
+    """The rows of a batch by the part of the statement that takes them, each key once (invariant 4)."""
     blobs: dict[tuple[bytes, ...], tuple[bytes, ...]] = {}
     checkpoints: dict[tuple[bytes, ...], tuple[bytes, ...]] = {}
     writes: dict[tuple[bytes, ...], tuple[bytes, ...]] = {}
@@ -204,11 +238,11 @@ def _columns(batch: list[Save]) -> dict[str, Any]:
             guard = [NULL if value is None else int8_cell(value) for value in (save.epoch, save.generation)]
             fences.append((number, cell(save.thread_id.encode()), *guard))
     return {
-        **_arrays(_FENCE_COLUMNS, fences),
-        **_arrays(_CHUNK_COLUMNS, list(chunks.values())),
-        **_arrays(_BLOB_COLUMNS, list(blobs.values())),
-        **_arrays(_CHECKPOINT_COLUMNS, list(checkpoints.values())),
-        **_arrays(_WRITE_COLUMNS, list(writes.values())),
+        "save_guard": fences,
+        "save_chunks": list(chunks.values()),
+        "save_blobs": list(blobs.values()),
+        "save_checkpoints": list(checkpoints.values()),
+        "save_writes": list(writes.values()),
     }
 
 
@@ -258,6 +292,10 @@ _WRITE_COLUMNS: _Columns = {
 }
 
 
-def _arrays(columns: _Columns, rows: Sequence[tuple[bytes, ...]]) -> dict[str, Any]:
-    values = zip(*rows, strict=True) if rows else ((),) * len(columns)
-    return {name: kind(cells) for (name, kind), cells in zip(columns.items(), values, strict=True)}
+_COLUMNS = {
+    "save_guard": _FENCE_COLUMNS,
+    "save_chunks": _CHUNK_COLUMNS,
+    "save_blobs": _BLOB_COLUMNS,
+    "save_checkpoints": _CHECKPOINT_COLUMNS,
+    "save_writes": _WRITE_COLUMNS,
+}

@@ -81,11 +81,11 @@ SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS index
   FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE NOT i.indisvalid AND n.nspname = %(schema)s AND c.relname = ANY (%(names)s);
 
--- name: save_batch
--- Writes a batch: values, checkpoints, task writes and chunks of many saves, less the saves that the thread's fence
--- refuses. Gives a row for each of those: `stale` when the thread was taken over, `moved` when its chunks were pruned
--- (with their generation, null where there is no row), `busy` when either is under way.
-WITH claimed AS (
+-- name: save_guard
+-- What the fences say to a batch of saves (`group_commit.py` joins this and the parts below that the batch needs into
+-- one statement). Gives a row for each save that is refused: `stale` when the thread was taken over, `moved` when its
+-- chunks were pruned (with their generation, null where there is no row), `busy` when either is under way.
+claimed AS (
     SELECT * FROM unnest(%(fence_save)s, %(fence_thread)s, %(fence_epoch)s, %(fence_generation)s)
                   AS c (save, thread_id, epoch, generation)
 ), held AS MATERIALIZED (
@@ -104,47 +104,53 @@ WITH claimed AS (
       LEFT JOIN {schema}.checkpoint_fences f USING (thread_id)
 ), refused AS MATERIALIZED (
     SELECT save, verdict, generation FROM judged WHERE verdict IS NOT NULL
-), chunks AS (
-    INSERT INTO {schema}.checkpoint_chunks (thread_id, hash, type, blob)
-    SELECT thread_id, hash, type, blob
-      FROM unnest(%(chunk_save)s, %(chunk_thread)s, %(chunk_hash)s, %(chunk_type)s, %(chunk_blob)s)
-           AS n (save, thread_id, hash, type, blob)
-     WHERE n.save NOT IN (SELECT r.save FROM refused r)
-    ON CONFLICT (thread_id, hash) DO NOTHING
-), blobs AS (
-    INSERT INTO {schema}.checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
-    SELECT thread_id, checkpoint_ns, channel, version, type, blob
-      FROM unnest(%(blob_save)s, %(blob_thread)s, %(blob_ns)s, %(blob_channel)s, %(blob_version)s,
-                  %(blob_type)s, %(blob_blob)s)
-           AS n (save, thread_id, checkpoint_ns, channel, version, type, blob)
-     WHERE n.save NOT IN (SELECT r.save FROM refused r)
-    ON CONFLICT (thread_id, checkpoint_ns, channel, version) DO NOTHING
-), checkpoints AS (
-    INSERT INTO {schema}.checkpoints
-           (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
-    SELECT thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata
-      FROM unnest(%(cp_save)s, %(cp_thread)s, %(cp_ns)s, %(cp_id)s, %(cp_parent)s, %(cp_checkpoint)s,
-                  %(cp_metadata)s)
-           AS n (save, thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
-     WHERE n.save NOT IN (SELECT r.save FROM refused r)
-    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id) DO UPDATE
-       SET parent_checkpoint_id = EXCLUDED.parent_checkpoint_id,
-           checkpoint = EXCLUDED.checkpoint, metadata = EXCLUDED.metadata
-), writes AS (
-    -- LangGraph's special writes (an error, an interrupt, a resume) have a negative idx and replace an earlier
-    -- one; a task's ordinary writes stay as they were first saved.
-    INSERT INTO {schema}.checkpoint_writes
-           (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
-    SELECT thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob
-      FROM unnest(%(w_save)s, %(w_thread)s, %(w_ns)s, %(w_checkpoint)s, %(w_task)s, %(w_idx)s, %(w_path)s,
-                  %(w_channel)s, %(w_type)s, %(w_blob)s)
-           AS n (save, thread_id, checkpoint_ns, checkpoint_id, task_id, idx, task_path, channel, type, blob)
-     WHERE n.save NOT IN (SELECT r.save FROM refused r)
-    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) DO UPDATE
-       SET task_path = EXCLUDED.task_path, channel = EXCLUDED.channel, type = EXCLUDED.type, blob = EXCLUDED.blob
-     WHERE EXCLUDED.idx < 0
 )
-SELECT save, verdict, generation FROM refused;
+
+-- name: save_chunks
+-- The chunks of a batch; `{allowed}` leaves out what the fences refuse.
+INSERT INTO {schema}.checkpoint_chunks (thread_id, hash, type, blob)
+SELECT thread_id, hash, type, blob
+  FROM unnest(%(chunk_save)s, %(chunk_thread)s, %(chunk_hash)s, %(chunk_type)s, %(chunk_blob)s)
+       AS n (save, thread_id, hash, type, blob)
+ WHERE {allowed}
+ON CONFLICT (thread_id, hash) DO NOTHING
+
+-- name: save_blobs
+-- The values of a batch.
+INSERT INTO {schema}.checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
+SELECT thread_id, checkpoint_ns, channel, version, type, blob
+  FROM unnest(%(blob_save)s, %(blob_thread)s, %(blob_ns)s, %(blob_channel)s, %(blob_version)s,
+              %(blob_type)s, %(blob_blob)s)
+       AS n (save, thread_id, checkpoint_ns, channel, version, type, blob)
+ WHERE {allowed}
+ON CONFLICT (thread_id, checkpoint_ns, channel, version) DO NOTHING
+
+-- name: save_checkpoints
+-- The checkpoints of a batch.
+INSERT INTO {schema}.checkpoints
+       (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
+SELECT thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata
+  FROM unnest(%(cp_save)s, %(cp_thread)s, %(cp_ns)s, %(cp_id)s, %(cp_parent)s, %(cp_checkpoint)s,
+              %(cp_metadata)s)
+       AS n (save, thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
+ WHERE {allowed}
+ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id) DO UPDATE
+   SET parent_checkpoint_id = EXCLUDED.parent_checkpoint_id,
+       checkpoint = EXCLUDED.checkpoint, metadata = EXCLUDED.metadata
+
+-- name: save_writes
+-- The task writes of a batch. LangGraph's special writes (an error, an interrupt, a resume) have a negative idx and
+-- replace an earlier one; a task's ordinary writes stay as they were first saved.
+INSERT INTO {schema}.checkpoint_writes
+       (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
+SELECT thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob
+  FROM unnest(%(w_save)s, %(w_thread)s, %(w_ns)s, %(w_checkpoint)s, %(w_task)s, %(w_idx)s, %(w_path)s,
+              %(w_channel)s, %(w_type)s, %(w_blob)s)
+       AS n (save, thread_id, checkpoint_ns, checkpoint_id, task_id, idx, task_path, channel, type, blob)
+ WHERE {allowed}
+ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) DO UPDATE
+   SET task_path = EXCLUDED.task_path, channel = EXCLUDED.channel, type = EXCLUDED.type, blob = EXCLUDED.blob
+ WHERE EXCLUDED.idx < 0
 
 -- name: load_batch
 -- One checkpoint for each asked thread and namespace: the one with the asked id, or the latest where that is null.

@@ -158,7 +158,7 @@ class TestOneFateEach:
         self, saver: PooledPostgresSaver, conn: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         await put(saver, at("before"), {"a": 1})
-        conn.execute("ALTER TABLE workflow_checkpoints.checkpoint_blobs RENAME TO elsewhere")
+        conn.execute("ALTER TABLE workflow_checkpoints.checkpoints RENAME TO elsewhere")
         sent = statements(monkeypatch)
         answers = await asyncio.gather(*(put(saver, at(str(n)), {"n": n}) for n in range(100)), return_exceptions=True)
         assert all(isinstance(answer, Exception) for answer in answers)

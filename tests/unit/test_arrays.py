@@ -88,7 +88,7 @@ def test_byte_for_byte_what_psycopg_sends(kind: str, array: type) -> None:
 
 
 def test_unnested_side_by_side(admin_dsn: str) -> None:
-    """As `save_batch` uses them: columns of one length, in order, with NULLs in place."""
+    """As group commit uses them: columns of one length, in order, with NULLs in place."""
     with psycopg.connect(admin_dsn, autocommit=True) as conn:
         register_arrays(conn.adapters)
         rows = conn.execute(
