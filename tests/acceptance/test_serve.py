@@ -271,7 +271,7 @@ def test_setup_health_and_runs_from_the_command_line(empty_dsn: str, tmp_path: P
     assert "holdfast setup" in lacking.stderr
     assert _holdfast(tmp_path, "health", **durable).returncode == 1
     script = _holdfast(tmp_path, "setup", "--sql", **durable)
-    assert 'CREATE TABLE "workflow_checkpoints".workflow_metadata' in script.stdout
+    assert 'CREATE TABLE IF NOT EXISTS "workflow_checkpoints".workflow_metadata' in script.stdout
     assert _holdfast(tmp_path, "setup", "--check", **durable).returncode == 1
 
     done = _holdfast(tmp_path, "setup", **durable)
