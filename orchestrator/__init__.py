@@ -4,44 +4,79 @@ async with open_orchestrator({"agent": builder}) as orchestrator:
     run = await orchestrator.start_and_wait("agent", {"task": "…"})
 """
 
-from orchestrator.engine.graphs import Graph
-from orchestrator.engine.service import Orchestrator, open_orchestrator
+from orchestrator.engine.attempt import create_hook, create_hook_sync, idempotency_key
+from orchestrator.engine.graphs import Graph, Upgrade, Workflow
+from orchestrator.engine.history import CheckpointSummary
+from orchestrator.engine.schedules import Schedule
+from orchestrator.engine.service import Orchestrator
+from orchestrator.engine.steps import step
 from orchestrator.errors import (
+    CheckpointNotFoundError,
     ClosingError,
     DatabaseUnavailableError,
     GraphError,
     GraphFileError,
+    HookNotFoundError,
     IdempotencyConflictError,
     IllegalTransitionError,
     InvalidPayloadError,
     InvalidRequestError,
+    NoAttemptError,
     OrchestratorError,
+    QueueError,
     RunNotFoundError,
+    StepFailedError,
     ThreadBusyError,
     ThreadNotFoundError,
     UnknownWorkflowError,
 )
+from orchestrator.opening import Role, open_orchestrator
+from orchestrator.queues.driver import MessageData, QueueDriver
+from orchestrator.runs.activity import Activity, ActivityStatus
 from orchestrator.runs.model import Run, RunStatus
+from orchestrator.runs.signals import Hook, Signal
+from orchestrator.serverless import handle_queue_message
 from orchestrator.settings import OrchestratorSettings
 
 __all__ = [
+    "Activity",
+    "ActivityStatus",
+    "CheckpointNotFoundError",
+    "CheckpointSummary",
     "ClosingError",
     "DatabaseUnavailableError",
     "Graph",
     "GraphError",
     "GraphFileError",
+    "Hook",
+    "HookNotFoundError",
     "IdempotencyConflictError",
     "IllegalTransitionError",
     "InvalidPayloadError",
     "InvalidRequestError",
+    "MessageData",
+    "NoAttemptError",
     "Orchestrator",
     "OrchestratorError",
     "OrchestratorSettings",
+    "QueueDriver",
+    "QueueError",
+    "Role",
     "Run",
     "RunNotFoundError",
     "RunStatus",
+    "Schedule",
+    "Signal",
+    "StepFailedError",
     "ThreadBusyError",
     "ThreadNotFoundError",
     "UnknownWorkflowError",
+    "Upgrade",
+    "Workflow",
+    "create_hook",
+    "create_hook_sync",
+    "handle_queue_message",
+    "idempotency_key",
     "open_orchestrator",
+    "step",
 ]

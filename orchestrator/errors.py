@@ -11,6 +11,12 @@
     ├── UnauthorizedError          401 unauthorized
     ├── IdempotencyConflictError   409 idempotency_conflict  the key belongs to another payload
     ├── IllegalTransitionError     409 illegal_transition    the run's state does not allow it
+    ├── EntityNotFoundError        404 entity_not_found      in batches/knowledge.py, and
+    ├── MergeNotFoundError         404 merge_not_found
+    ├── StepNotFoundError          404 step_not_found
+    ├── HookNotFoundError          404 hook_not_found        the address is unknown, used up or expired
+    ├── CheckpointNotFoundError    404 checkpoint_not_found  the run has no checkpoint of this id
+    ├── ThreadMovedOnError         409 thread_moved_on       a failed run's thread has gone on without it
     ├── ThreadBusyError            409 thread_busy           `if_busy="reject"`, and a run is under way
     ├── DatabaseUnavailableError   503 database_unavailable  no answer from PostgreSQL in time
     ├── ClosingError               503 closing               the orchestrator is being stopped
@@ -18,7 +24,11 @@
     │   └── GraphFileError         langgraph.json is wrong; names the file and the key
     ├── ExitError                  a node asked the process to end
     ├── ServeError                 the address can't be served
-    └── RemoteError                a server that was asked gave no usable answer
+    ├── RemoteError                a server that was asked gave no usable answer
+    ├── MissingNodeError           a run is to go on at a node that its graph no longer has
+    ├── StepFailedError            a step that was dispatched has failed for good
+    ├── QueueError                 a queue driver can't be used
+    └── NoAttemptError             what is for a node's code was called outside of one
 
 `status` and `code` are what the HTTP API answers. Messages say what was wrong, with which value (never a secret),
 and what to do next. A setting that does not parse raises `checkpointer.SettingsError`.
@@ -30,21 +40,29 @@ from typing import ClassVar
 
 __all__ = [
     "BodyTooLargeError",
+    "CheckpointNotFoundError",
     "ClosingError",
     "DatabaseUnavailableError",
     "ExitError",
     "GraphError",
     "GraphFileError",
+    "HookNotFoundError",
     "IdempotencyConflictError",
     "IllegalTransitionError",
     "InvalidPayloadError",
     "InvalidRequestError",
     "MalformedBodyError",
+    "MissingNodeError",
+    "NoAttemptError",
     "OrchestratorError",
+    "QueueError",
     "RemoteError",
     "RunNotFoundError",
     "ServeError",
+    "StepFailedError",
+    "StepNotFoundError",
     "ThreadBusyError",
+    "ThreadMovedOnError",
     "ThreadNotFoundError",
     "UnauthorizedError",
     "UnknownWorkflowError",
@@ -120,13 +138,13 @@ class BodyTooLargeError(OrchestratorError):
 
 
 class UnauthorizedError(OrchestratorError):
-    """The request shows no token, or one that is not in API_TOKENS."""
+    """The request shows no token, or one that is not in the setting that is asked for."""
 
     status = 401
     code = "unauthorized"
 
-    def __init__(self) -> None:
-        super().__init__("send `Authorization: Bearer <token>` with a token from API_TOKENS")
+    def __init__(self, setting: str = "API_TOKENS") -> None:
+        super().__init__(f"send `Authorization: Bearer <token>` with a token from {setting}")
 
 
 class IdempotencyConflictError(OrchestratorError):
@@ -150,6 +168,37 @@ class IllegalTransitionError(OrchestratorError):
 
     def __init__(self, current: str, target: str) -> None:
         super().__init__(f"a run that is {current} can't become {target}")
+        self.current = current
+
+
+class StepNotFoundError(OrchestratorError):
+    """No step has this id."""
+
+    status = 404
+    code = "step_not_found"
+
+    def __init__(self, step_id: str) -> None:
+        super().__init__(f"there is no step {step_id!r}")
+
+
+class HookNotFoundError(OrchestratorError):
+    """No hook has this token, or it was used up or has expired. The token is not shown: it is a secret."""
+
+    status = 404
+    code = "hook_not_found"
+
+    def __init__(self) -> None:
+        super().__init__("this address is not known, or was used already, or has expired; ask for a new one")
+
+
+class CheckpointNotFoundError(OrchestratorError):
+    """The run has no checkpoint of this id."""
+
+    status = 404
+    code = "checkpoint_not_found"
+
+    def __init__(self, run_id: str, checkpoint_id: str) -> None:
+        super().__init__(f"run {run_id} has no checkpoint {checkpoint_id!r}; its history lists those it has")
 
 
 class ThreadBusyError(OrchestratorError):
@@ -161,6 +210,19 @@ class ThreadBusyError(OrchestratorError):
     def __init__(self, thread_id: str, run_id: str, current: str) -> None:
         super().__init__(
             f"thread {thread_id!r} is busy with run {run_id} ({current}); wait for it, or start with enqueue"
+        )
+
+
+class ThreadMovedOnError(OrchestratorError):
+    """A failed run can't be resumed: another run has begun on its thread since."""
+
+    status = 409
+    code = "thread_moved_on"
+
+    def __init__(self, run_id: str, other: str) -> None:
+        super().__init__(
+            f"run {run_id} can't be resumed: run {other} has begun on its thread since; fork it from its last "
+            "checkpoint instead"
         )
 
 
@@ -209,3 +271,32 @@ class ServeError(OrchestratorError):
 
 class RemoteError(OrchestratorError):
     """A server that was asked over HTTP gave no answer, or an error."""
+
+
+class MissingNodeError(OrchestratorError):
+    """A run is to go on at nodes that its graph here does not have."""
+
+    def __init__(self, workflow: str, nodes: list[str]) -> None:
+        super().__init__(
+            f"the run is to go on at {', '.join(map(repr, nodes))}, which the graph {workflow!r} here does not have; "
+            "start a worker whose version of the graph has it, or cancel the run"
+        )
+
+
+class StepFailedError(OrchestratorError):
+    """A step that another worker ran has failed for good; `error` is `{"type", "message", "traceback"}`."""
+
+    def __init__(self, name: str, error: dict[str, object]) -> None:
+        super().__init__(f"step {name} failed: {error.get('type')}: {error.get('message')}")
+        self.error = error
+
+
+class QueueError(OrchestratorError):
+    """A queue driver can't be used: it is not installed, not known, or lacks what it needs."""
+
+
+class NoAttemptError(OrchestratorError):
+    """Something that belongs into a node was called where no run is under way."""
+
+    def __init__(self, function: str) -> None:
+        super().__init__(f"{function}() was called outside of a run; call it in a node of a graph that Holdfast runs")

@@ -21,6 +21,8 @@ from checkpointer.settings import CheckpointerSettings, Seconds
 __all__ = ["DEFAULT_ORGANIZATION", "ORGANIZATION", "OrchestratorSettings", "parse_tokens"]
 
 DEFAULT_ORGANIZATION = "default"
+MIN_WORKER_TOKEN_CHARS = 16
+_WORKER_TOKEN = re.compile(rf"[\x21-\x7e]{{{MIN_WORKER_TOKEN_CHARS},}}")
 # No slash: it ends the organization in the id under which a thread's checkpoints are kept.
 ORGANIZATION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
@@ -45,8 +47,25 @@ class OrchestratorSettings(CheckpointerSettings):
     ] = "INFO"
     holdfast_model: str | None = None
     documents_dir: Path | None = None
+    run_lease_seconds: Seconds = 15.0
     run_max_attempts: int = Field(default=3, ge=1, le=100)
     drain_timeout: Seconds = 10.0
+    queue_driver: Annotated[str, Field(min_length=1, max_length=100)] = "auto"
+    worker_concurrency: int = Field(default=10, ge=1, le=10_000)
+    worker_token: SecretStr | None = None
+    job_prefix: str = Field(default="workflow_", pattern=r"^[A-Za-z0-9_.-]{0,32}$")
+    app_url: str | None = None
+
+    @field_validator("worker_token")
+    @classmethod
+    def _worker_token(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not _WORKER_TOKEN.fullmatch(value.get_secret_value()):
+            raise PydanticCustomError(
+                "worker_token",
+                "takes at least {least} characters of ASCII without spaces: who knows it can have any run's code run",
+                {"least": MIN_WORKER_TOKEN_CHARS},
+            )
+        return value
 
     @field_validator("api_tokens")
     @classmethod
@@ -82,7 +101,7 @@ class OrchestratorSettings(CheckpointerSettings):
 
     def secrets(self) -> list[str]:
         """Every secret value in use, for whoever has to keep them out of a message."""
-        held = [self.postgres_password, self.api_tokens, self.checkpoint_encryption_keys]
+        held = [self.postgres_password, self.api_tokens, self.checkpoint_encryption_keys, self.worker_token]
         values = [secret.get_secret_value() for secret in held if secret is not None] + list(self.tokens)
         addresses = [self.postgres_connection_string, self.postgres_migration_connection_string]
         for address in (secret.get_secret_value() for secret in addresses if secret is not None):

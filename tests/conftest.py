@@ -14,6 +14,7 @@ from psycopg.conninfo import conninfo_to_dict
 from checkpointer import CheckpointerSettings
 from checkpointer.migrations import MIGRATIONS
 from checkpointer.postgres import schema as tables
+from orchestrator.migrations import ALL_MIGRATIONS
 from tests.postgres import Cluster, fresh_database, own_cluster
 
 _PREFIXES = ("POSTGRES_", "CHECKPOINT_", "HOLDFAST_", "API_TOKENS", "USE_POSTGRES_SAVER", "WORKER_", "RUN_")
@@ -40,15 +41,15 @@ def admin_dsn() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def template(admin_dsn: str) -> Iterator[str]:
-    """A database with the checkpointer's tables, to be copied."""
+    """A database with all tables, to be copied."""
     with fresh_database(admin_dsn) as dsn:
-        asyncio.run(tables.setup(dsn, "workflow_checkpoints", (MIGRATIONS,)))
+        asyncio.run(tables.setup(dsn, "workflow_checkpoints", (MIGRATIONS, *ALL_MIGRATIONS)))
         yield str(conninfo_to_dict(dsn)["dbname"])
 
 
 @pytest.fixture
 def postgres_dsn(admin_dsn: str, template: str) -> Iterator[str]:
-    """A database of this test's own, in which the checkpointer's tables are made already."""
+    """A database of this test's own, in which all tables are made already."""
     with fresh_database(admin_dsn, template=template) as dsn:
         yield dsn
 

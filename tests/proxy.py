@@ -86,6 +86,8 @@ class Proxy:
             with suppress(OSError):
                 await self._pass_on(reader, writer)
         finally:
+            # Also where the server refuses: the client must not wait for it.
+            writer.transport.abort()
             self._tasks.discard(task)
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

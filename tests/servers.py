@@ -1,4 +1,4 @@
-"""`holdfast serve` as a process: started, asked over HTTP, killed, started again."""
+"""`holdfast serve` and `holdfast worker` as processes: started, asked over HTTP, killed, started again."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ import httpx
 from tests.postgres import free_port
 from tests.waiting import until
 
-__all__ = ["HOLDFAST", "Server", "serving"]
+__all__ = ["HOLDFAST", "Server", "Worker", "serving"]
 
+_AT_WORK = "[WorkflowOrchestrator] working on "
 ROOT = Path(__file__).parent.parent
 HOLDFAST = [sys.executable, "-c", "from orchestrator.cli import main; main()"]
 
 
 class Server:
     """One address at which the server is started, possibly several times."""
+
+    command = "serve"
 
     def __init__(self, directory: Path, environment: Mapping[str, str], *arguments: str) -> None:
         self.port = free_port()
@@ -45,7 +48,7 @@ class Server:
     def _spawn(self, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
         with self.log_file.open("ab") as log:
             return subprocess.Popen(
-                [*HOLDFAST, "serve", *self._arguments],
+                [*HOLDFAST, self.command, *self._arguments],
                 cwd=self._directory,
                 env={**os.environ, "PYTHONPATH": str(ROOT), "PORT": str(self.port), **environment},
                 stdin=subprocess.DEVNULL,
@@ -65,6 +68,11 @@ class Server:
     def pid(self) -> int:
         assert self._process is not None
         return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether the process is there."""
+        return self._process is not None and self._process.poll() is None
 
     @property
     def log(self) -> str:
@@ -106,9 +114,24 @@ class Server:
 
     async def close(self) -> None:
         """Kill what is left."""
-        if self._process is not None and self._process.poll() is None:
+        if self.running:
             await self.kill()
         await self.client.aclose()
+
+
+class Worker(Server):
+    """A process that takes from the queue and listens nowhere."""
+
+    command = "worker"
+
+    async def start(self, **changes: str) -> None:
+        """Start it and wait until it takes work."""
+        self._said = self.log.count(_AT_WORK) if self.log_file.exists() else 0
+        await super().start(**changes)
+
+    async def _ready(self) -> bool:
+        assert self.running, self.log
+        return self.log.count(_AT_WORK) > self._said
 
 
 @asynccontextmanager

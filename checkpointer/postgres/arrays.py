@@ -20,12 +20,14 @@ from psycopg.pq import Format
 __all__ = [
     "NULL",
     "ByteaArray",
+    "Float8Array",
     "Int4Array",
     "Int8Array",
     "JsonbArray",
     "TextArray",
     "UuidArray",
     "cell",
+    "float8_cell",
     "int4_cell",
     "int8_cell",
     "register_arrays",
@@ -36,7 +38,7 @@ _EMPTY = Struct("!iiI")
 _SIZE = Struct("!i")
 # Most values are short; their sizes are looked up instead of packed.
 _SIZES = tuple(_SIZE.pack(size) for size in range(4096))
-_INT4, _INT8 = Struct("!ii"), Struct("!iq")
+_INT4, _INT8, _FLOAT8 = Struct("!ii"), Struct("!iq"), Struct("!id")
 
 NULL = _SIZE.pack(-1)
 
@@ -55,6 +57,11 @@ def int4_cell(value: int) -> bytes:
 def int8_cell(value: int) -> bytes:
     """An int8 as it stands in an array."""
     return _INT8.pack(8, value)
+
+
+def float8_cell(value: float) -> bytes:
+    """A float8 as it stands in an array."""
+    return _FLOAT8.pack(8, value)
 
 
 class _Array:
@@ -107,6 +114,12 @@ class Int8Array(_Array):
     element_oid, array_oid = 20, 1016
 
 
+class Float8Array(_Array):
+    """float8[]."""
+
+    element_oid, array_oid = 701, 1022
+
+
 def _dumper(kind: type[_Array]) -> type[Dumper]:
     class ArrayDumper(Dumper):
         format = Format.BINARY
@@ -119,7 +132,9 @@ def _dumper(kind: type[_Array]) -> type[Dumper]:
     return ArrayDumper
 
 
-_DUMPERS = {kind: _dumper(kind) for kind in (TextArray, ByteaArray, JsonbArray, UuidArray, Int4Array, Int8Array)}
+_DUMPERS = {
+    kind: _dumper(kind) for kind in (TextArray, ByteaArray, JsonbArray, UuidArray, Int4Array, Int8Array, Float8Array)
+}
 
 
 def register_arrays(adapters: AdaptersMap) -> None:

@@ -53,9 +53,13 @@ class Limits:
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Item:
-    """One caller's share of a batch; `bytes` counts towards the bounds."""
+    """One caller's share of a batch; `bytes` counts towards the bounds.
+
+    `retry_for_s` is how long it is tried, where that is not as long as the others.
+    """
 
     bytes: int = 0
+    retry_for_s: float | None = None
     started: float = field(default_factory=time.monotonic)
     done: asyncio.Future[Any] | None = None
 
@@ -256,14 +260,17 @@ class Batcher(ABC, Generic[I]):
 
     def _time_left(self, batch: list[I]) -> float:
         """Seconds until the batch's oldest item is out of time; at least a moment, for a first attempt."""
-        return max(min(item.started for item in batch) + self._retry_for_s - time.monotonic(), 0.5)
+        return max(min(item.started + self._patience(item) for item in batch) - time.monotonic(), 0.5)
+
+    def _patience(self, item: I) -> float:
+        return self._retry_for_s if item.retry_for_s is None else item.retry_for_s
 
     def _still_in_time(self, batch: list[I], cause: str) -> list[I]:
         now = time.monotonic()
         left = []
         for item in batch:
             tried_s = now - item.started
-            if tried_s < self._retry_for_s:
+            if tried_s < self._patience(item):
                 left.append(item)
             else:
                 item.fail(SaverUnavailableError(self.operation, tried_s, cause))

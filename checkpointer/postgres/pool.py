@@ -79,10 +79,10 @@ async def connect(conninfo: str, *, timeout_s: float = 10.0, **options: Any) -> 
     Raises `psycopg.OperationalError` or `TimeoutError`.
     """
     async with asyncio.timeout(timeout_s):
-        return await AsyncConnection.connect(conninfo, **_connection_options(**options))
+        return await AsyncConnection.connect(conninfo, **connection_options(**options))
 
 
-def _connection_options(**options: Any) -> dict[str, Any]:
+def connection_options(**options: Any) -> dict[str, Any]:
     return {
         "autocommit": True,
         "row_factory": dict_row,
@@ -166,7 +166,7 @@ async def open_pool(conninfo: str, options: PoolOptions) -> AsyncIterator[Pool]:
         # library's 300 s a server that was away for a minute would be found again only half a minute late.
         reconnect_timeout=4.0,
         check=AsyncConnectionPool.check_connection,
-        kwargs=_connection_options(prepare_threshold=None if options.pooler == "transaction" else 5),
+        kwargs=connection_options(prepare_threshold=None if options.pooler == "transaction" else 5),
         name="holdfast",
     )
     async with pool:

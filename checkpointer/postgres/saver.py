@@ -48,6 +48,7 @@ from checkpointer.postgres.queries import load_queries
 from checkpointer.postgres.reader import Reader
 from checkpointer.postgres.retention import Keep
 from checkpointer.postgres.upkeep import Upkeep
+from checkpointer.saved import on_saved
 from checkpointer.serde import Cipher, CompressedSerializer
 
 __all__ = ["PooledPostgresSaver"]
@@ -138,13 +139,16 @@ class PooledPostgresSaver(AsyncPostgresSaver):
                 await self._group_commit.submit_now(save)
             else:
                 await self._save_shared(self._known, large, config, checkpoint, metadata, new_versions)
-        return {
+        saved: RunnableConfig = {
             "configurable": {
                 "thread_id": ids["thread_id"],
                 "checkpoint_ns": ids.get("checkpoint_ns", ""),
                 "checkpoint_id": checkpoint["id"],
             }
         }
+        if (tell := on_saved.get()) is not None:
+            tell(saved, metadata)
+        return saved
 
     async def _save_shared(
         self,

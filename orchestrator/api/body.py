@@ -10,15 +10,14 @@ import json
 from typing import Any, NoReturn, TypeVar
 
 from fastapi import Request
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.alias_generators import to_camel
 from starlette.requests import ClientDisconnect
 
 from orchestrator.api.errors import shape_problems
 from orchestrator.errors import BodyTooLargeError, InvalidRequestError, MalformedBodyError
 
-__all__ = ["MAX_BODY_BYTES", "read_body"]
-
-M = TypeVar("M", bound=BaseModel)
+__all__ = ["MAX_BODY_BYTES", "JsonBody", "documented", "read_body", "read_json"]
 
 MAX_BODY_BYTES = 1 << 20
 # What is over the limit is read and thrown away up to here: a server that closes while a client is still sending
@@ -26,14 +25,52 @@ MAX_BODY_BYTES = 1 << 20
 MAX_DISCARDED_BYTES = 16 << 20
 
 
-async def read_body(request: Request, model: type[M]) -> M:
-    """The body as `model`. Raises `BodyTooLargeError`, `MalformedBodyError` or `InvalidRequestError`."""
-    value = _parse(await _read(request))
+class JsonBody(BaseModel):
+    """A JSON object with just the fields that are known, in camelCase, and nothing converted."""
+
+    model_config = ConfigDict(alias_generator=to_camel, extra="forbid", strict=True)
+
+
+M = TypeVar("M", bound=JsonBody)
+
+
+async def read_body(request: Request, model: type[M], *, optional: bool = False) -> M:
+    """The body as `model`; where it is `optional`, no body is an empty object.
+
+    Raises `BodyTooLargeError`, `MalformedBodyError` or `InvalidRequestError`.
+    """
+    body = await _read(request)
+    value = {} if optional and not body.strip() else _parse(body)
     try:
         return model.model_validate(value)
     except ValidationError as exc:
         problems = shape_problems(exc.errors(include_url=False, include_input=False, include_context=False))
         raise InvalidRequestError(problems.encode("utf-8", "replace").decode()) from None
+
+
+async def read_json(request: Request) -> Any:
+    """The body as it is, whatever JSON that is; None where there is none. Raises as `read_body` does."""
+    body = await _read(request)
+    return _parse(body) if body.strip() else None
+
+
+def documented(model: type[JsonBody], *, optional: bool = False) -> dict[str, Any]:
+    """What OpenAPI is to say of a body that `read_body` reads: FastAPI does not see it."""
+    schema = model.model_json_schema(ref_template="{model}")
+    # The schema stands below one call, where a reference to a part of it could not be resolved.
+    parts = schema.pop("$defs", {})
+    content = {"application/json": {"schema": _inlined(schema, parts)}}
+    return {"requestBody": {"required": not optional, "content": content}}
+
+
+def _inlined(schema: Any, parts: dict[str, Any]) -> Any:
+    if isinstance(schema, list):
+        return [_inlined(each, parts) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if isinstance(name := schema.get("$ref"), str):
+        return _inlined(parts[name], parts)
+    return {key: _inlined(value, parts) for key, value in schema.items()}
 
 
 async def _read(request: Request) -> bytes:

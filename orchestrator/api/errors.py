@@ -12,12 +12,13 @@ from starlette.responses import Response
 
 from checkpointer.errors import SaverUnavailableError
 from orchestrator.api.views import AsciiJsonResponse
-from orchestrator.errors import BodyTooLargeError, OrchestratorError, UnauthorizedError
+from orchestrator.errors import BodyTooLargeError, IllegalTransitionError, OrchestratorError, UnauthorizedError
 
 __all__ = ["install_error_handlers", "shape_problems"]
 
 _log = logging.getLogger(__name__)
 _CODES = {404: "not_found", 405: "method_not_allowed"}
+_BEFORE_TOKEN = "/webhook/"  # noqa: S105 - what stands before one
 
 
 def shape_problems(details: list[ErrorDetails]) -> str:
@@ -44,7 +45,8 @@ def install_error_handlers(app: FastAPI) -> None:
             headers["Connection"] = "close"
         if exc.status == 503:
             headers["Retry-After"] = "1"
-        return _answer(exc.status, exc.code, str(exc), headers)
+        current = exc.current if isinstance(exc, IllegalTransitionError) else None
+        return _answer(exc.status, exc.code, str(exc), headers, current=current)
 
     @app.exception_handler(SaverUnavailableError)
     async def unavailable(request: Request, exc: SaverUnavailableError) -> Response:
@@ -57,9 +59,9 @@ def install_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http(request: Request, exc: HTTPException) -> Response:
         if exc.status_code == 404:
-            message = f"there is nothing at {request.url.path}"
+            message = f"there is nothing at {_shown_path(request)}"
         elif exc.status_code == 405:
-            message = f"{request.url.path} does not take {request.method}"
+            message = f"{_shown_path(request)} does not take {request.method}"
         else:
             message = str(exc.detail)
         headers = dict(exc.headers or {})
@@ -67,9 +69,18 @@ def install_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, exc: Exception) -> Response:
-        _log.error("[WorkflowOrchestrator] %s %s failed", request.method, request.url.path, exc_info=exc)
+        _log.error("[WorkflowOrchestrator] %s %s failed", request.method, _shown_path(request), exc_info=exc)
         return _answer(500, "internal_error", "the server failed to answer this; its log says why")
 
 
-def _answer(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> Response:
-    return AsciiJsonResponse({"error": {"code": code, "message": message}}, status, headers)
+def _shown_path(request: Request) -> str:
+    """The path without a hook's token: who knows one may post to it, and messages end up in logs."""
+    before, mark, _ = request.url.path.partition(_BEFORE_TOKEN)
+    return f"{before}{mark}…" if mark else before
+
+
+def _answer(
+    status: int, code: str, message: str, headers: dict[str, str] | None = None, *, current: str | None = None
+) -> Response:
+    error = {"code": code, "message": message} | ({"status": current} if current else {})
+    return AsciiJsonResponse({"error": error}, status, headers)

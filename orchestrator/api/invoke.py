@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self, TypeAlias
+from datetime import MAXYEAR, UTC, datetime
+from typing import Annotated, Any, Self, TypeAlias
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
-from pydantic.alias_generators import to_camel
+from langgraph.types import RetryPolicy
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 from starlette.responses import Response
 
 from orchestrator.api.auth import Organization
-from orchestrator.api.body import read_body
-from orchestrator.api.views import AsciiJsonResponse, accepted, run_detail, run_status
+from orchestrator.api.body import JsonBody, documented, read_body
+from orchestrator.api.views import AsciiJsonResponse, accepted, run_detail, run_status, signals_view
 from orchestrator.engine.service import Orchestrator
 from orchestrator.errors import InvalidRequestError, ThreadNotFoundError
 from orchestrator.runs.model import check_identifier
-from orchestrator.runs.store import Created
+from orchestrator.runs.store import Created, IfBusy
 
 __all__ = ["InvokeBody", "router"]
 
@@ -25,11 +26,7 @@ router = APIRouter()
 AGENT = "agent"
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(alias_generator=to_camel, extra="forbid", strict=True)
-
-
-class AgentTask(_Body):
+class AgentTask(JsonBody):
     """The short form: what the `agent` workflow is to do, and as whom."""
 
     role: str
@@ -53,14 +50,46 @@ Workflow: TypeAlias = Annotated[
 ]
 
 
-class InvokeBody(_Body):
+def _parse_time(value: object) -> datetime:
+    """A time of ISO 8601 with its zone, in UTC. Nothing but texts is read, and years that any zone can show."""
+    try:
+        time = datetime.fromisoformat(value) if isinstance(value, str) else None
+        if time is not None and time.tzinfo is not None and 1 < time.year < MAXYEAR:
+            return time.astimezone(UTC)
+    except ValueError:
+        pass
+    raise PydanticCustomError("time", "takes a time with its zone, such as 2026-11-20T10:00:00Z")
+
+
+Time: TypeAlias = Annotated[datetime, BeforeValidator(_parse_time)]
+
+
+class Retry(JsonBody):
+    """When a run that fails is tried again. Times are in seconds; what is not given is as the workflow has it."""
+
+    max_attempts: int | None = Field(default=None, ge=1, le=1000)
+    initial_interval: float | None = Field(default=None, ge=0, le=86_400, allow_inf_nan=False)
+    backoff_factor: float | None = Field(default=None, ge=1, le=100, allow_inf_nan=False)
+    max_interval: float | None = Field(default=None, ge=0, le=604_800, allow_inf_nan=False)
+    jitter: bool | None = None
+
+    def over(self, policy: RetryPolicy) -> RetryPolicy:
+        """The policy with the numbers that were given."""
+        return policy._replace(**self.model_dump(exclude_none=True))
+
+
+class InvokeBody(JsonBody):
     """What to start: `{"workflow": {"role", "task"}}`, or `{"workflow": name, "input": …}`."""
 
     workflow: Workflow
     input: Any = None
     thread_id: str | None = None
     idempotency_key: str | None = None
-    if_busy: Literal["enqueue", "reject"] = "enqueue"
+    if_busy: IfBusy = "enqueue"
+    retry: Retry | None = None
+    queue: str = "flow"
+    priority: int = Field(default=0, ge=-(2**31), lt=2**31)
+    start_at: Time | None = None
     timeout_seconds: float = Field(default=30.0, ge=0, le=3600, allow_inf_nan=False)
 
     @model_validator(mode="after")
@@ -79,12 +108,7 @@ class InvokeBody(_Body):
         return self.workflow, self.input
 
 
-_DOCUMENTED: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": {"schema": InvokeBody.model_json_schema(ref_template="{model}")}},
-    }
-}
+_DOCUMENTED = documented(InvokeBody)
 
 
 async def _start(request: Request, body: InvokeBody, organization: str) -> Created:
@@ -97,6 +121,10 @@ async def _start(request: Request, body: InvokeBody, organization: str) -> Creat
         idempotency_key=body.idempotency_key,
         organization_id=organization,
         if_busy=body.if_busy,
+        retry=None if body.retry is None else body.retry.over(orchestrator.graphs[workflow].retry),
+        queue=body.queue,
+        priority=body.priority,
+        start_at=body.start_at,
     )
 
 
@@ -123,7 +151,7 @@ async def invoke(request: Request, organization: Organization) -> Response:
 
 @router.get("/api/invoke-status/status/{thread_id:path}")
 async def thread_status(request: Request, thread_id: str, organization: Organization) -> Response:
-    """The thread's newest run."""
+    """The thread's newest run, with the signals that were sent to it."""
     try:
         check_identifier("thread id", thread_id)
     except InvalidRequestError:
@@ -131,4 +159,5 @@ async def thread_status(request: Request, thread_id: str, organization: Organiza
         raise ThreadNotFoundError(thread_id[:255]) from None
     orchestrator: Orchestrator = request.app.state.orchestrator
     run = await orchestrator.latest_of_thread(thread_id, organization_id=organization)
-    return AsciiJsonResponse(run_status(run))
+    signals = await orchestrator.signals(run.run_id) if run.signal_count else []
+    return AsciiJsonResponse(run_status(run) | signals_view(signals))

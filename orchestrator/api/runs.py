@@ -8,9 +8,16 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from orchestrator.api.auth import Organization
-from orchestrator.api.views import AsciiJsonResponse, run_detail, run_status
+from orchestrator.api.views import (
+    AsciiJsonResponse,
+    activity_view,
+    checkpoint_view,
+    run_detail,
+    run_status,
+    signals_view,
+)
+from orchestrator.engine.history import MAX_HISTORY
 from orchestrator.engine.service import Orchestrator
-from orchestrator.errors import RunNotFoundError
 from orchestrator.runs.model import RunStatus, check_identifier
 from orchestrator.runs.store import Cursor, RunFilter
 
@@ -46,10 +53,26 @@ async def list_runs(
 
 @router.get("/{run_id}")
 async def get_run(request: Request, run_id: str, organization: Organization) -> Response:
-    """One run, with its input."""
+    """One run, with its input and the signals that were sent to it."""
     orchestrator: Orchestrator = request.app.state.orchestrator
-    run = await orchestrator.poll(run_id)
-    if run.organization_id != organization:
-        # Another organization's run is not there at all, so that ids tell nothing.
-        raise RunNotFoundError(run_id)
-    return AsciiJsonResponse(run_detail(run))
+    run = await orchestrator.poll(run_id, organization_id=organization)
+    signals = await orchestrator.signals(run.run_id) if run.signal_count else []
+    return AsciiJsonResponse(run_detail(run) | signals_view(signals))
+
+
+@router.get("/{run_id}/activities")
+async def get_activities(request: Request, run_id: str, organization: Organization) -> Response:
+    """What the run went through: one entry per execution of a node, oldest first."""
+    orchestrator: Orchestrator = request.app.state.orchestrator
+    activities = await orchestrator.activities(run_id, organization_id=organization)
+    return AsciiJsonResponse({"activities": [activity_view(activity) for activity in activities]})
+
+
+@router.get("/{run_id}/history")
+async def get_history(
+    request: Request, run_id: str, organization: Organization, limit: Annotated[int, Query(ge=1, le=MAX_HISTORY)] = 100
+) -> Response:
+    """The run's checkpoints, newest first, each with the state as it stood."""
+    orchestrator: Orchestrator = request.app.state.orchestrator
+    checkpoints = await orchestrator.history(run_id, limit=limit, organization_id=organization)
+    return AsciiJsonResponse({"checkpoints": [checkpoint_view(checkpoint) for checkpoint in checkpoints]})

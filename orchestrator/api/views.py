@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
 from starlette.responses import JSONResponse
 
+from orchestrator.engine.history import CheckpointSummary
+from orchestrator.runs.activity import Activity
 from orchestrator.runs.model import Run
+from orchestrator.runs.signals import Signal
 
-__all__ = ["AsciiJsonResponse", "accepted", "run_detail", "run_status"]
+__all__ = [
+    "AsciiJsonResponse",
+    "accepted",
+    "activity_view",
+    "checkpoint_view",
+    "run_detail",
+    "run_status",
+    "signals_view",
+    "time_of",
+]
 
 
 class AsciiJsonResponse(JSONResponse):
@@ -45,15 +58,25 @@ def run_status(run: Run) -> dict[str, Any]:
         "currentActivity": run.current_activity,
         "attempt": run.attempt,
         "maxAttempts": run.max_attempts,
+        "failures": run.failures,
+        "losses": run.losses,
+        "retryAt": time_of(run.retry_at),
+        "queue": run.queue,
+        "priority": run.priority,
+        "startAt": time_of(run.start_at),
+        "requested": run.requested,
+        "waitingFor": run.awaiting,
         "output": run.output,
         "error": run.error,
         "checkpointer": run.saver,
         "lastCheckpointId": run.last_checkpoint_id,
         "idempotencyKey": run.idempotency_key,
-        "createdAt": _time(run.created_at),
-        "startedAt": _time(run.started_at),
-        "updatedAt": _time(run.updated_at),
-        "completedAt": _time(run.completed_at),
+        "parentRunId": run.parent_run_id,
+        "forkCheckpointId": run.fork_checkpoint_id,
+        "createdAt": time_of(run.created_at),
+        "startedAt": time_of(run.started_at),
+        "updatedAt": time_of(run.updated_at),
+        "completedAt": time_of(run.completed_at),
     }
 
 
@@ -62,5 +85,49 @@ def run_detail(run: Run) -> dict[str, Any]:
     return run_status(run) | {"input": run.input}
 
 
-def _time(value: datetime | None) -> str | None:
+def signals_view(signals: Sequence[Signal]) -> dict[str, Any]:
+    """What was sent to a run, to go along with it; nothing where nothing was."""
+    return {"signals": [_signal(signal) for signal in signals]} if signals else {}
+
+
+def _signal(signal: Signal) -> dict[str, Any]:
+    return {
+        "name": signal.name,
+        "status": "kept" if signal.interrupt_id is None else "delivered",
+        "interruptId": signal.interrupt_id,
+        "key": signal.key,
+        "payload": signal.payload,
+        "createdAt": time_of(signal.created_at),
+    }
+
+
+def activity_view(activity: Activity) -> dict[str, Any]:
+    """One execution of a node."""
+    return {
+        "activity": activity.activity,
+        "attempt": activity.attempt,
+        "status": activity.status,
+        "taskId": activity.task_id,
+        "error": activity.error,
+        "startedAt": time_of(activity.started_at),
+        "endedAt": time_of(activity.ended_at),
+    }
+
+
+def checkpoint_view(checkpoint: CheckpointSummary) -> dict[str, Any]:
+    """One checkpoint of a run."""
+    return {
+        "checkpointId": checkpoint.checkpoint_id,
+        "parentCheckpointId": checkpoint.parent_checkpoint_id,
+        "createdAt": time_of(checkpoint.created_at),
+        "step": checkpoint.step,
+        "source": checkpoint.source,
+        "next": checkpoint.next,
+        "values": checkpoint.values,
+        "workflowVersion": checkpoint.workflow_version,
+    }
+
+
+def time_of(value: datetime | None) -> str | None:
+    """A time as clients see it: ISO 8601 in UTC, to the millisecond."""
     return None if value is None else value.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,4 +1,4 @@
-"""The command `holdfast`. Exit codes: 0 done, 1 it failed, 2 wrong usage or settings."""
+"""The command `holdfast`. Exit codes: 0 done, 1 it failed, 2 wrong usage or settings, 3 a watched run rests."""
 
 from __future__ import annotations
 

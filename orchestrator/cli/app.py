@@ -3,15 +3,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
 from checkpointer.errors import CheckpointerError, SettingsError
+from orchestrator.cli.options import AsJson, Url, finish
+from orchestrator.cli.runs_app import runs
 from orchestrator.errors import InvalidRequestError, OrchestratorError
 
 __all__ = ["run"]
@@ -22,17 +23,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-runs = typer.Typer(help="Look at runs.", no_args_is_help=True)
 app.add_typer(runs, name="runs")
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
-Url = Annotated[
-    str | None, typer.Option("--url", help="Ask the server at this address, such as http://127.0.0.1:3456.")
-]
-Token = Annotated[
-    str | None,
-    typer.Option("--token", envvar="HOLDFAST_TOKEN", help="With --url: a token from the server's API_TOKENS."),
-]
 
 
 def run(arguments: Sequence[str]) -> NoReturn:
@@ -51,13 +42,9 @@ def _complain(error: Exception, code: int) -> NoReturn:
     sys.exit(code)
 
 
-def _finish(work: Coroutine[Any, Any, int]) -> None:
-    raise typer.Exit(asyncio.run(work))
-
-
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from orchestrator.api.version import holdfast_version
+        from orchestrator.version import holdfast_version
 
         typer.echo(f"holdfast {holdfast_version()}")
         raise typer.Exit
@@ -76,82 +63,93 @@ def serve(
     graphs: Annotated[Path | None, typer.Option("--graphs", help="A langgraph.json whose graphs to serve too.")] = None,
     host: Annotated[str | None, typer.Option(help="Overrides HOST.")] = None,
     port: Annotated[int | None, typer.Option(help="Overrides PORT; 0 takes any free one.")] = None,
+    no_worker: Annotated[
+        bool, typer.Option("--no-worker", help="Only start runs, and leave driving them to `holdfast worker`.")
+    ] = False,
 ) -> None:
     """Serve the HTTP API and run what it is asked to. SIGTERM stops it in good order."""
     from orchestrator.cli.serve import serve_graphs
 
-    raise typer.Exit(serve_graphs(graphs, host=host, port=port))
+    raise typer.Exit(serve_graphs(graphs, host=host, port=port, works=not no_worker))
+
+
+@app.command()
+def worker(
+    graphs: Annotated[Path | None, typer.Option("--graphs", help="A langgraph.json whose graphs to run too.")] = None,
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, max=10_000, help="How many runs at once; by default WORKER_CONCURRENCY.")
+    ] = None,
+    queues: Annotated[
+        str, typer.Option(help="The queues to take from, separated by commas; by default flow and step.")
+    ] = "",
+    app_url: Annotated[
+        str | None, typer.Option(help="Overrides APP_URL: hand the work over to the server there, by WORKER_TOKEN.")
+    ] = None,
+) -> None:
+    """Take runs and steps from the queue and work on them. SIGTERM stops it in good order."""
+    from orchestrator.cli.worker import work
+
+    raise typer.Exit(work(graphs, concurrency=concurrency, queues=queues, app_url=app_url))
 
 
 @app.command()
 def setup(
     sql: Annotated[bool, typer.Option("--sql", help="Print the SQL, for a DBA to run; touch nothing.")] = False,
-    check: Annotated[bool, typer.Option("--check", help="Only verify that all tables are there.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only verify that all tables are there; exit code 1 where not.")
+    ] = False,
+    database_url: Annotated[
+        str | None,
+        typer.Option(
+            "--database-url",
+            metavar="URL",
+            help="The server to set up. Leave the password to POSTGRES_PASSWORD: others can see arguments.",
+        ),
+    ] = None,
     storage: Annotated[
         str | None,
         typer.Option(
-            "--storage", metavar="whole", help="Also turn shared lists back into what LangGraph's saver reads."
+            "--storage", metavar="whole", help="Only turn shared lists back into what LangGraph's saver reads."
         ),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Create or upgrade the tables in PostgreSQL."""
+    """Create or upgrade the tables in PostgreSQL. Safe to repeat.
+
+    The server is named by the first of: --database-url, POSTGRES_MIGRATION_CONNECTION_STRING,
+    POSTGRES_CONNECTION_STRING, POSTGRES_HOST (with _PORT, _USER, _PASSWORD, _DATABASE), DATABASE_URL; without any, and
+    with USE_POSTGRES_SAVER=true, it is the embedded one. The file .env is read too. The tables go into POSTGRES_SCHEMA.
+    """
     from orchestrator.cli.database import check_tables, create_tables, print_sql, store_whole
 
     if sql + check + (storage is not None) > 1:
         raise typer.BadParameter("--sql, --check and --storage exclude each other")
     if storage not in (None, "whole"):
         raise typer.BadParameter(f"--storage takes whole, not {storage!r}; CHECKPOINT_STORAGE=shared needs no setup")
+    if (sql or storage is not None) and (as_json or database_url is not None):
+        raise typer.BadParameter("--database-url and --json go with setup and --check only")
     if sql:
         print_sql()
         return
     if storage is not None:
-        _finish(store_whole())
-    _finish(check_tables() if check else create_tables())
+        finish(store_whole())
+    finish((check_tables if check else create_tables)(database_url, as_json=as_json))
 
 
 @app.command()
 def reencrypt(
     off: Annotated[bool, typer.Option("--off", help="Unseal everything, for a return to LangGraph's saver.")] = False,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Seal every stored value under the first of CHECKPOINT_ENCRYPTION_KEYS. Runs beside live load."""
     from orchestrator.cli.reencrypt import change_encryption
 
-    _finish(change_encryption(off=off, as_json=as_json))
+    finish(change_encryption(off=off, as_json=as_json))
 
 
 @app.command()
-def health(url: Url = None, as_json: Json = False) -> None:
+def health(url: Url = None, as_json: AsJson = False) -> None:
     """Say whether checkpoints can be saved; exit code 1 where not. Without --url, by the settings here."""
     from orchestrator.cli.health import show_health
 
-    _finish(show_health(url, as_json=as_json))
-
-
-@runs.command("ls")
-def list_runs(
-    status: Annotated[list[str] | None, typer.Option(help="Only runs in this state; may be repeated.")] = None,
-    workflow: Annotated[str | None, typer.Option(help="Only runs of this workflow.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=200, help="How many at most.")] = 20,
-    cursor: Annotated[str | None, typer.Option(help="Go on where an earlier list ended (nextCursor).")] = None,
-    url: Url = None,
-    token: Token = None,
-    as_json: Json = False,
-) -> None:
-    """List runs, newest first: a server's with --url, else those in the database that the settings name."""
-    from orchestrator.cli.runs import show_runs
-
-    _finish(show_runs(status or [], workflow, limit, cursor, url=url, token=token, as_json=as_json))
-
-
-@runs.command("show")
-def show_run(
-    run_id: Annotated[str, typer.Argument(help="A run's id.")],
-    url: Url = None,
-    token: Token = None,
-    as_json: Json = False,
-) -> None:
-    """Show one run, with its input, its output and its error."""
-    from orchestrator.cli.runs import show_one_run
-
-    _finish(show_one_run(run_id, url=url, token=token, as_json=as_json))
+    finish(show_health(url, as_json=as_json))

@@ -10,7 +10,7 @@ from checkpointer.factory import open_saver
 from checkpointer.health import check_health
 from orchestrator.cli.http import get_json
 from orchestrator.logs import setup_logging
-from orchestrator.migrations import MIGRATIONS
+from orchestrator.migrations import ALL_MIGRATIONS
 from orchestrator.settings import OrchestratorSettings
 
 __all__ = ["show_health"]
@@ -29,7 +29,7 @@ async def _own_health() -> dict[str, Any]:
     # One attempt, and nothing is created: looking must not change anything.
     settings = OrchestratorSettings(postgres_connect_attempts=1, postgres_setup="verify")
     try:
-        async with open_saver(settings, migrations=(MIGRATIONS,)) as saver:
+        async with open_saver(settings, migrations=ALL_MIGRATIONS) as saver:
             return (await check_health(saver, settings)).as_json()
     except (ConnectError, SchemaError) as exc:
         postgres = {"connected": False, "schema": settings.postgres_schema, "error": str(exc)}

@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,27 +15,27 @@ from typing import Any
 
 import uvicorn
 
+from checkpointer.errors import SettingsError
 from orchestrator.api.app import create_app
+from orchestrator.cli.graphs import NODE_THREADS, all_graphs
 from orchestrator.engine.exits import contain_exits
 from orchestrator.engine.graph_file import GraphFile
 from orchestrator.engine.graphs import Graph
-from orchestrator.engine.service import Orchestrator, open_orchestrator
-from orchestrator.errors import GraphError, ServeError
+from orchestrator.engine.schedules import Schedule
+from orchestrator.engine.service import Orchestrator
+from orchestrator.errors import ServeError
 from orchestrator.logs import setup_logging
+from orchestrator.opening import Role, open_orchestrator
 from orchestrator.settings import OrchestratorSettings
-from orchestrator.workflows import SHIPPED
 
 __all__ = ["serve_graphs"]
 
 _log = logging.getLogger(__name__)
 # What an answer under way may take once stopping has begun; those who wait for a run are let go at once.
 _ANSWER_WITHIN_S = 5
-# Nodes that are plain functions run here. They wait for models and services more than they compute, and asyncio's
-# own bound (four more than there are cores) would let a few slow ones hold up all the others.
-_NODE_THREADS = 64
 
 
-def serve_graphs(path: Path | None, *, host: str | None, port: int | None) -> int:
+def serve_graphs(path: Path | None, *, host: str | None, port: int | None, works: bool = True) -> int:
     """Serve until a signal and return the exit code. Raises the errors of settings, graphs and database."""
     file = GraphFile.read(path) if path else None
     if file:
@@ -44,31 +44,25 @@ def serve_graphs(path: Path | None, *, host: str | None, port: int | None) -> in
     overrides = {name: value for name, value in overrides.items() if value is not None}
     settings = OrchestratorSettings(**overrides)
     setup_logging(settings.log_format, settings.log_level)
-    graphs = _graphs(settings, file)
+    if not works and not settings.use_postgres_saver:
+        raise SettingsError(
+            "--no-worker leaves the runs to other processes, which need PostgreSQL for that: set USE_POSTGRES_SAVER"
+        )
+    graphs = all_graphs(settings, file)
+    role = Role("serve" if works else "serve --no-worker", works=works)
+    schedules = file.schedules if file else ()
     with _bound(settings.host, settings.port) as listener:
-        return asyncio.run(_Serving(settings, graphs, listener).until_signal())
-
-
-def _graphs(settings: OrchestratorSettings, file: GraphFile | None) -> dict[str, Graph]:
-    theirs: Mapping[str, Any] = file.load() if file else {}
-    ours: dict[str, Graph] = {}
-    for name, build in SHIPPED.items():
-        if name in theirs:
-            _log.info("[WorkflowOrchestrator] workflow %s is the one of %s", name, file and file.path)
-            continue
-        try:
-            ours[name] = build(settings.holdfast_model, settings.readable_documents)
-        except (ImportError, ValueError, RuntimeError) as exc:
-            raise GraphError(f"workflow {name} can't use HOLDFAST_MODEL={settings.holdfast_model}: {exc}") from exc
-    return ours | dict(theirs)
+        return asyncio.run(_Serving(settings, graphs, listener, role, schedules).until_signal())
 
 
 @contextmanager
 def _bound(host: str, port: int) -> Iterator[socket.socket]:
     """The address, taken before anything else is started, so that one in use is an error at once."""
     try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind)
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        # With the protocol: asyncio switches Nagle's algorithm off only for what says that it is TCP, and with it on
+        # every answer but the first of a kept connection waits 40 ms.
+        listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
     except OSError as exc:
@@ -88,7 +82,16 @@ class _Server(uvicorn.Server):
 class _Serving:
     """One life of the server. The first signal stops it in good order, a second one at once."""
 
-    def __init__(self, settings: OrchestratorSettings, graphs: Mapping[str, Graph], listener: socket.socket) -> None:
+    def __init__(
+        self,
+        settings: OrchestratorSettings,
+        graphs: Mapping[str, Graph],
+        listener: socket.socket,
+        role: Role,
+        schedules: Sequence[Schedule],
+    ) -> None:
+        self._role = role
+        self._schedules = schedules
         self._settings = settings
         self._graphs = graphs
         self._listener = listener
@@ -100,7 +103,7 @@ class _Serving:
         """Serve; returns 0 after a signal."""
         self._task = asyncio.current_task()
         loop = asyncio.get_running_loop()
-        loop.set_default_executor(ThreadPoolExecutor(_NODE_THREADS, "node"))
+        loop.set_default_executor(ThreadPoolExecutor(NODE_THREADS, "node"))
         contain_exits(loop)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop, number)
@@ -115,7 +118,9 @@ class _Serving:
         return 0
 
     async def _serve(self) -> None:
-        async with open_orchestrator(self._graphs, settings=self._settings) as orchestrator:
+        async with open_orchestrator(
+            self._graphs, settings=self._settings, role=self._role, schedules=self._schedules
+        ) as orchestrator:
             self._orchestrator = orchestrator
             config = uvicorn.Config(
                 create_app(orchestrator),

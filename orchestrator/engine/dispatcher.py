@@ -1,27 +1,31 @@
-"""Whose turn it is: starts runs in this process, one at a time per thread, up to a bound in all.
+"""Drives runs in this process, up to a bound in all.
 
-    submit ──► lane of the thread (oldest first) ──► a slot ──► claim ──► attempt ──► settled: announced
-                     ▲                                            │            └────► handed back: to the lane
-                     └────────── not its turn yet: parked ◄───────┘
+    start ──► begun in the statement that made it ──────────────► attempt ──► settled: announced
+          └─► pending ──► claimed at once, if it is its turn ──►     │
+    the oldest pending runs, wherever they were started ──────►      └──────► pending: claimed again, by anyone
 
-The store decides whether a claim succeeds; a lane only keeps this process from asking for what it knows to be
-futile. A parked lane asks again when it is nudged: by the recovery tick, or by a run that joins it.
+The store decides whose turn it is: a pending run belongs to nobody, and the first to claim it drives it. Free slots
+are filled whenever runs are said to be free, when an attempt ends behind which others queue, and by the recovery tick.
 """
 
 from __future__ import annotations
 
 import asyncio
-import heapq
 import logging
-from collections.abc import Collection, Mapping
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from time import monotonic
 
 from langgraph.runtime import RunControl
 
 from orchestrator.engine.executor import Executor
+from orchestrator.engine.points import reached
 from orchestrator.engine.settlements import Settlements
-from orchestrator.runs.model import Run, RunStatus
+from orchestrator.errors import DatabaseUnavailableError
+from orchestrator.metrics import LEASES_LOST
+from orchestrator.runs.model import Run
+from orchestrator.runs.store import RunStore
 
 __all__ = ["MAX_ACTIVE_RUNS", "Dispatcher"]
 
@@ -29,6 +33,8 @@ _log = logging.getLogger(__name__)
 
 # Runs under way at once in one process; the others stay pending.
 MAX_ACTIVE_RUNS = 1000
+_CLAIM_AT_ONCE = 200
+_SHOWN_HARMLESS_AFTER_S = 5.0
 
 
 @dataclass(slots=True)
@@ -38,85 +44,148 @@ class _Attempt:
     run: Run
     control: RunControl
     task: asyncio.Task[Run | None]
-
-
-@dataclass(slots=True)
-class _Lane:
-    """The runs of one thread that this process holds, oldest first."""
-
-    waiting: list[tuple[datetime, str, Run]] = field(default_factory=list)
-    known: set[str] = field(default_factory=set)
-    nudged: asyncio.Event = field(default_factory=asyncio.Event)
-    attempt: _Attempt | None = None
-    task: asyncio.Task[None] | None = None
-
-    def push(self, run: Run) -> None:
-        self.known.add(run.run_id)
-        heapq.heappush(self.waiting, (run.created_at, run.run_id, run))
-
-    def pop(self) -> Run:
-        return heapq.heappop(self.waiting)[2]
+    begun: float = field(default_factory=monotonic)
 
 
 class Dispatcher:
-    """Drives the runs that `owner`, this process, holds."""
+    """Drives runs of `workflows` as `owner`, at most `capacity` at once.
 
-    def __init__(self, executor: Executor, settlements: Settlements, owner: int) -> None:
+    Of the pending runs it takes those of `queues`, by default of all, and leaves new ones for `leave_new_for_s`
+    seconds to the queue that tells a worker of them. Unless it `takes` runs, it only drives what it is handed.
+    """
+
+    def __init__(
+        self,
+        store: RunStore,
+        executor: Executor,
+        settlements: Settlements,
+        owner: int,
+        workflows: Sequence[str],
+        *,
+        capacity: int = MAX_ACTIVE_RUNS,
+        queues: Sequence[str] | None = None,
+        leave_new_for_s: float = 0.0,
+        takes: bool = True,
+    ) -> None:
+        self._takes = takes
+        self._store = store
         self._executor = executor
         self._settlements = settlements
         self._owner = owner
-        self._lanes: dict[tuple[str, str], _Lane] = {}
-        self._slots = asyncio.Semaphore(MAX_ACTIVE_RUNS)
+        self._workflows = workflows
+        self._capacity = capacity
+        self._queues = queues
+        self._leave_new_for_s = leave_new_for_s
+        self._leave_new = False
+        self._turns: deque[asyncio.Future[None]] = deque()
+        self._reserved = 0
+        self._attempts: dict[str, _Attempt] = {}
+        self._claims: set[asyncio.Task[None]] = set()
+        self._filling: asyncio.Task[None] | None = None
+        self._fill_again = False
+        self._backlog = False
         self._draining = False
+        self.on_lost: Callable[[str], None] = _ignore
 
-    def submit(self, run: Run) -> None:
-        """Start a pending run of ours as soon as it is its turn. Does nothing with one that is here already."""
-        if self._draining or run in self:
-            return
-        lane = self._lanes.get(run.thread_key)
-        if lane is None:
-            lane = self._lanes[run.thread_key] = _Lane()
-            lane.task = asyncio.create_task(self._drive(run.thread_key, lane), name=f"thread {run.thread_id}")
-        lane.push(run)
-        lane.nudged.set()
-
-    def __contains__(self, run: Run) -> bool:
+    def __contains__(self, run_id: str) -> bool:
         """Whether this process drives the run."""
-        lane = self._lanes.get(run.thread_key)
-        return lane is not None and run.run_id in lane.known
-
-    def known(self) -> set[str]:
-        """The runs that this process drives."""
-        return {run_id for lane in self._lanes.values() for run_id in lane.known}
+        return run_id in self._attempts
 
     def active(self) -> Mapping[str, int]:
         """The attempts under way: run id → epoch."""
-        return {a.run.run_id: a.run.epoch for lane in self._lanes.values() if (a := lane.attempt)}
+        return {run_id: attempt.run.epoch for run_id, attempt in self._attempts.items()}
 
-    def nudge(self) -> None:
-        """Let every parked lane ask again."""
-        for lane in self._lanes.values():
-            lane.nudged.set()
+    def reserve(self) -> bool:
+        """Keep a slot for a run that is about to be made; give it back with `unreserve`."""
+        if self._draining or self._free() < 1:
+            return False
+        self._reserved += 1
+        return True
 
-    def revoke(self, run_ids: Collection[str]) -> None:
-        """Cut off attempts whose runs are no longer ours; they write nothing more to their rows."""
-        for lane in self._lanes.values():
-            if lane.attempt is not None and lane.attempt.run.run_id in run_ids:
-                lane.attempt.task.cancel()
+    def unreserve(self) -> None:
+        """Give a reserved slot back, now that its run is driven, or is not to be."""
+        self._reserved -= 1
+
+    def drive(self, run: Run) -> None:
+        """Run a claimed attempt. Does nothing for one that is under way here already."""
+        known = self._attempts.get(run.run_id)
+        if known is not None and known.run.epoch >= run.epoch:
+            return
+        control = RunControl()
+        task = asyncio.create_task(self._executor.execute(run, control), name=f"run {run.run_id}")
+        attempt = _Attempt(run, control, task)
+        self._attempts[run.run_id] = attempt
+        if self._draining:
+            control.request_drain()
+        task.add_done_callback(lambda _: self._ended(attempt))
+
+    def claim_soon(self, run: Run) -> None:
+        """Claim a run that was made pending just now, in the background, and drive it if it is its turn."""
+        if self._free() < 1:
+            self._backlog = True
+        elif not self._draining:
+            task = asyncio.create_task(self._claim(run), name=f"claim {run.run_id}")
+            self._claims.add(task)
+            task.add_done_callback(self._claims.discard)
+
+    async def work(self, run: Run) -> Run | None:
+        """Claim a run once there is a slot, and drive it to the end of the attempt; None where it is not its turn."""
+        if (run.is_last_chance and self._has_last_chance()) or not await self._slot():
+            return None
+        self._reserved += 1
+        try:
+            claimed = await self._store.claim(run, self._owner)
+        finally:
+            self._reserved -= 1
+        if claimed is None:
+            return None
+        reached("claimed", run.run_id)
+        self.drive(claimed)
+        task = self._attempts[run.run_id].task
+        await asyncio.wait({task})
+        return None if task.cancelled() or task.exception() else task.result()
+
+    def fill(self, *, leave_new: bool = False) -> None:
+        """Claim the runs that come first, as far as there are slots, in the background.
+
+        With `leave_new`, runs that a queue has just told a worker of are left to that one.
+        """
+        if self._draining or not self._takes or not self._workflows:
+            return
+        self._leave_new = leave_new and (self._leave_new or self._filling is None)
+        if self._filling is not None:
+            self._fill_again = True
+        elif self._free() < 1:
+            self._backlog = True
+        else:
+            self._filling = asyncio.create_task(self._fill(), name="claiming free runs")
+
+    def stop_at_checkpoint(self, run_id: str, reason: str) -> None:
+        """Let a run's attempt stop at its next checkpoint."""
+        if attempt := self._attempts.get(run_id):
+            attempt.control.request_drain(reason)
+
+    def revoke(self, run_id: str, epoch: int) -> None:
+        """Cut an attempt off whose run is no longer ours under this epoch; it writes nothing more."""
+        attempt = self._attempts.get(run_id)
+        if attempt is not None and attempt.run.epoch == epoch and not attempt.task.cancelling():
+            LEASES_LOST.inc()
+            attempt.task.cancel()
 
     def request_drain(self) -> None:
         """Start nothing more, and let every attempt stop at its next checkpoint."""
         self._draining = True
-        for lane in self._lanes.values():
-            if lane.attempt is not None:
-                lane.attempt.control.request_drain()
-            elif lane.task is not None:
-                lane.task.cancel()
+        self._wake_one()
+        for attempt in self._attempts.values():
+            attempt.control.request_drain()
 
     async def drain(self, timeout_s: float) -> int:
         """Wait for the attempts to stop; cut off those that take longer and return how many they were."""
         self.request_drain()
-        tasks = {lane.task for lane in self._lanes.values() if lane.task is not None}
+        claims = [task for task in (*self._claims, self._filling) if task is not None]
+        if claims:
+            await asyncio.wait(claims, timeout=timeout_s)
+        tasks = [attempt.task for attempt in self._attempts.values()]
         if not tasks:
             return 0
         _, late = await asyncio.wait(tasks, timeout=timeout_s)
@@ -126,49 +195,102 @@ class Dispatcher:
             await asyncio.wait(late)
         return len(late)
 
-    async def _drive(self, key: tuple[str, str], lane: _Lane) -> None:
-        try:
-            while lane.waiting and not self._draining:
-                lane.nudged.clear()
-                if not await self._advance(lane, lane.pop()):
-                    await lane.nudged.wait()
-        except Exception:
-            # Its runs stay ours in the store; the recovery tick finds them driven by nobody and submits them.
-            _log.exception("[WorkflowOrchestrator] thread %s stumbled and will be picked up again", key[1])
-        finally:
-            if self._lanes.get(key) is lane:
-                del self._lanes[key]
+    async def _slot(self) -> bool:
+        """Wait until there is a free slot; False when nothing is started any more."""
+        while self._free() < 1 and not self._draining:
+            turn = asyncio.get_running_loop().create_future()
+            self._turns.append(turn)
+            await turn
+        return not self._draining
 
-    async def _advance(self, lane: _Lane, run: Run) -> bool:
-        """Take one run a step on; False where it is not its turn."""
-        async with self._slots:
-            claimed = await self._executor.claim(run)
-            latest = await (self._attempt(lane, claimed) if claimed else self._executor.reread(run))
-        if latest is not None and latest.status is RunStatus.PENDING and latest.lease_owner == self._owner:
-            lane.push(latest)
-            return claimed is not None
-        lane.known.discard(run.run_id)
-        if latest is not None and latest.is_settled:
-            self._settlements.announce(latest)
-        return True
+    def _wake_one(self) -> None:
+        while self._turns and (self._free() > 0 or self._draining):
+            turn = self._turns.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                if not self._draining:
+                    return
 
-    async def _attempt(self, lane: _Lane, run: Run) -> Run | None:
-        control = RunControl()
-        task = asyncio.create_task(self._executor.execute(run, control), name=f"run {run.run_id}")
-        lane.attempt = _Attempt(run, control, task)
-        if self._draining:
-            control.request_drain()
+    def _free(self) -> int:
+        return self._capacity - self._reserved - len(self._attempts)
+
+    async def _claim(self, run: Run) -> None:
+        self._reserved += 1
         try:
-            await asyncio.wait({task})
+            claimed = await self._store.claim(run, self._owner)
+        except DatabaseUnavailableError as exc:
+            # It stays pending, and the recovery tick comes by.
+            _log.warning("[WorkflowOrchestrator] run %s could not be claimed yet: %s", run.run_id, exc)
+            return
         finally:
-            lane.attempt = None
-            if not task.done():
-                task.cancel()
-                await asyncio.wait({task})
-        if task.cancelled():
-            _log.warning(
-                "[WorkflowOrchestrator] run %s was taken over by another server; its attempt here was stopped",
-                run.run_id,
+            self._reserved -= 1
+        if claimed is not None:
+            reached("claimed", run.run_id)
+            self.drive(claimed)
+
+    async def _fill(self) -> None:
+        try:
+            while not self._draining:
+                self._fill_again = False
+                self._backlog = (free := self._free()) < 1
+                if self._backlog:
+                    return
+                runs = await self._claim_next(min(free, _CLAIM_AT_ONCE))
+                for run in runs:
+                    reached("claimed", run.run_id)
+                    self.drive(run)
+                if len(runs) < min(free, _CLAIM_AT_ONCE) and not self._fill_again:
+                    break
+            if not self._draining and self._free() > 0 and not self._has_last_chance():
+                for run in await self._claim_next(1, last_chance=True):
+                    reached("claimed", run.run_id)
+                    self.drive(run)
+        except DatabaseUnavailableError:
+            _log.debug("free runs could not be claimed yet")
+        finally:
+            self._filling = None
+            self._wake_one()
+
+    async def _claim_next(self, limit: int, *, last_chance: bool = False) -> list[Run]:
+        # Kept while the answer is awaited: messages of a queue claim at the same time.
+        self._reserved += limit
+        try:
+            return await self._store.claim_next(
+                self._owner,
+                self._workflows,
+                limit=limit,
+                queues=self._queues,
+                older_than_s=self._leave_new_for_s if self._leave_new else 0.0,
+                last_chance=last_chance,
             )
-            return None
-        return task.result()
+        finally:
+            self._reserved -= limit
+
+    def _has_last_chance(self) -> bool:
+        """Whether a run that may be what kills workers was begun so lately that it has still to show it is not."""
+        lately = monotonic() - _SHOWN_HARMLESS_AFTER_S
+        return any(each.run.is_last_chance and each.begun > lately for each in self._attempts.values())
+
+    def _ended(self, attempt: _Attempt) -> None:
+        if self._attempts.get(attempt.run.run_id) is attempt:
+            del self._attempts[attempt.run.run_id]
+        run_id = attempt.run.run_id
+        if attempt.task.cancelled():
+            _log.warning(
+                "[WorkflowOrchestrator] run %s lost its lease to another worker; its attempt here was stopped", run_id
+            )
+        elif error := attempt.task.exception():
+            # Its row stays running, and ours: the next renewals find it driven by nobody (recovery.py).
+            _log.error("[WorkflowOrchestrator] run %s stumbled and is picked up again", run_id, exc_info=error)
+        elif (run := attempt.task.result()) and run.is_settled:
+            self._settlements.announce(run)
+        if attempt.task.cancelled() or (attempt.task.exception() is None and attempt.task.result() is None):
+            self.on_lost(run_id)
+        self._wake_one()
+        # Those that queue behind it on its thread are said to be free; here it is about the slot.
+        if self._backlog:
+            self.fill()
+
+
+def _ignore(run_id: str) -> None:
+    """Nobody asked to be told."""

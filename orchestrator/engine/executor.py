@@ -1,14 +1,16 @@
-"""One attempt of a run, as a pipeline: claim → run the graph → put its end into the row → report.
+"""One attempt of a run, as a pipeline: load → run the graph → settle how it ended → write the end → report.
 
-Whether the graph starts fresh or goes on from its last checkpoint is LangGraph's to see: the checkpoint carries
-the run's id in its metadata, and meeting its own id again it resumes. So every attempt is the same call.
+Claiming comes before (`dispatcher.py`). How an attempt ends:
 
     graph returns, nothing left to do   → completed
     graph stops with tasks left over    → waiting      interrupt(), or a breakpoint
-    graph raises                        → failed
-    drain was asked for                 → pending, free for any server; not counted as an attempt
-    checkpoints could not be saved      → pending, still ours, tried again once the database answers
-    the run was taken from us           → nothing is written
+    graph raises                        → suspended until the retry, or failed
+    it lacks the node to go on at       → suspended; another worker may have it
+    a pause was asked for               → paused       at the next checkpoint
+    another run wants the thread        → cancelled    at the next checkpoint
+    this process stops                  → pending, free for any server; not counted as an attempt
+    checkpoints could not be saved      → pending, tried again once the database answers
+    the run was taken from us           → nothing is written; the fence has refused what was
 """
 
 from __future__ import annotations
@@ -16,20 +18,31 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.errors import GraphDrained
 from langgraph.runtime import RunControl
+from langgraph.types import StreamMode
 
-from checkpointer.errors import SaverUnavailableError
+from checkpointer.errors import SaverUnavailableError, StaleWriterError
 from orchestrator.engine.activities import ActivityRecorder, ActivityTrail
-from orchestrator.engine.graphs import CompiledGraph, GraphRegistry
-from orchestrator.errors import DatabaseUnavailableError
+from orchestrator.engine.attempt import under_way
+from orchestrator.engine.graphs import CompiledWorkflow, GraphRegistry
+from orchestrator.engine.loading import Begin, LostRunError, Rest, config_of, describe_wait, load
+from orchestrator.engine.points import reached
+from orchestrator.engine.pushing import Pusher
+from orchestrator.engine.retry import override, pause_before_retry
+from orchestrator.engine.showing import showing
+from orchestrator.errors import DatabaseUnavailableError, MissingNodeError
 from orchestrator.metrics import RUN_SECONDS, RUNS
 from orchestrator.runs.failure import describe_failure
 from orchestrator.runs.jsonable import to_json
-from orchestrator.runs.model import Run, RunStatus
+from orchestrator.runs.model import Request, Run, RunStatus
+from orchestrator.runs.signals import match_signals
 from orchestrator.runs.store import Outcome, RunStore
 
 __all__ = ["Executor"]
@@ -38,6 +51,7 @@ T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 _RETRY_EVERY_S = 1.0
+_LOOK_FOR_NODE_EVERY_S = 15.0
 
 
 @dataclass(slots=True)
@@ -47,7 +61,8 @@ class _Progress:
     trail: ActivityTrail
     output: Any = None
     checkpoint_id: str | None = None
-    left_over: list[str] = field(default_factory=list)
+    left_over: bool = False
+    shows_saves: bool = False
 
     def take(self, mode: str, event: Any) -> None:
         if mode == "values":
@@ -56,120 +71,152 @@ class _Progress:
             self.trail.task(event)
         else:
             self.checkpoint_id = event["config"]["configurable"].get("checkpoint_id")
-            self.left_over = event["next"]
+            self.left_over = bool(event["next"])
             self.trail.checkpoint(event)
+            if self.shows_saves and self.checkpoint_id is not None:
+                self.trail.saved(self.checkpoint_id, event["metadata"])
 
 
+@dataclass(frozen=True, slots=True)
 class Executor:
-    """Runs attempts against `graphs` and keeps their rows. `secrets` are blacked out of recorded errors."""
+    """Runs claimed attempts and keeps their rows. `secrets` are blacked out of recorded errors."""
 
-    def __init__(
-        self,
-        store: RunStore,
-        graphs: GraphRegistry,
-        recorder: ActivityRecorder,
-        *,
-        secrets: Sequence[str] = (),
-    ) -> None:
-        self._store = store
-        self._graphs = graphs
-        self._recorder = recorder
-        self._secrets = secrets
-
-    async def claim(self, run: Run) -> Run | None:
-        """Start an attempt, or None while it is not the run's turn."""
-        return await _until_stored("claiming a run", lambda: self._store.claim(run))
-
-    async def reread(self, run: Run) -> Run:
-        """The row as it is now."""
-        return await _until_stored("reading a run", lambda: self._store.get(run.run_id))
+    store: RunStore
+    graphs: GraphRegistry
+    saver: BaseCheckpointSaver[Any]
+    recorder: ActivityRecorder
+    secrets: Sequence[str] = field(default=(), repr=False)
+    pusher: Pusher | None = None
 
     async def execute(self, run: Run, control: RunControl) -> Run | None:
         """Run a claimed attempt to its end and return the row; None where the run is no longer ours."""
         _log.info(
-            "[WorkflowOrchestrator] run %s of %s on thread %s started (attempt %d of %d)",
+            "[WorkflowOrchestrator] run %s of %s on thread %s started (attempt %d)",
             run.run_id,
             run.workflow_type,
             run.thread_id,
             run.attempt,
-            run.max_attempts,
         )
-        graph = self._graphs[run.workflow_type]
-        progress = _Progress(ActivityTrail(run, self._recorder, graph.nodes))
+        workflow = self.graphs[run.workflow_type]
+        trail = ActivityTrail(run, self.recorder, workflow.graph.nodes, self.secrets)
+        # The saver tells what it has committed; LangGraph's own in memory does not.
+        progress = _Progress(trail, shows_saves=isinstance(self.saver, InMemorySaver))
         try:
-            stored = await self._attempt(graph, run, control, progress)
-        except Exception as exc:
-            # The end of the attempt could not be written as it was, such as an output past what a row can hold.
-            _log.exception("[WorkflowOrchestrator] run %s could not be finished", run.run_id)
-            stored = await self._finish(run, self._failed(exc, progress))
-        finally:
-            self._recorder.forget(run)
-        self._report(run, stored)
+            outcome = await self._attempt(run, workflow, control, progress)
+            reached("attempted", run.run_id)
+            stored = await self._finish(run, outcome, progress)
+        except (StaleWriterError, LostRunError):
+            stored = None
+        reached("finished", run.run_id)
+        _report(run, stored)
         return stored
 
-    async def _attempt(self, graph: CompiledGraph, run: Run, control: RunControl, progress: _Progress) -> Run | None:
+    async def _attempt(self, run: Run, workflow: CompiledWorkflow, control: RunControl, progress: _Progress) -> Outcome:
+        """Load and run the graph; how it ended. Raises `StaleWriterError` or `LostRunError` for a lost run."""
+        if run.requested is not None:
+            return _stopped(run.requested, progress)
+        config = config_of(run, workflow)
         try:
-            await _stream(graph, run, control, progress)
-        except GraphDrained:
-            return await self._hand_back(run, to=None, refund=True)
-        except SaverUnavailableError as exc:
-            if run.attempt >= run.max_attempts:
-                return await self._finish(run, self._failed(exc, progress))
+            with under_way(run, self.store, self.pusher):
+                begin = await load(run, workflow, self.saver, self.store, config)
+                reached("loaded", run.run_id)
+                if isinstance(begin, Rest):
+                    return Outcome(
+                        RunStatus.WAITING,
+                        output=begin.output,
+                        awaiting=begin.awaiting,
+                        last_checkpoint_id=begin.checkpoint_id,
+                        seen_signals=run.signal_count,
+                    )
+                with showing(progress.trail, config) as shown:
+                    await _stream(workflow, begin, shown, control, progress)
+            return await self._ended(run, workflow, progress)
+        except (StaleWriterError, LostRunError):
+            raise
+        except GraphDrained as exc:
+            return _stopped(exc.reason, progress)
+        except (SaverUnavailableError, DatabaseUnavailableError) as exc:
             _log.warning("[WorkflowOrchestrator] run %s will be tried again: %s", run.run_id, exc)
-            return await self._hand_back(run, to=run.lease_owner, refund=False)
+            return Outcome(RunStatus.PENDING, current_activity=progress.trail.current)
+        except MissingNodeError as exc:
+            return self._failed(run, exc, progress, _LOOK_FOR_NODE_EVERY_S)
         except asyncio.CancelledError as exc:
             if (task := asyncio.current_task()) and task.cancelling():
                 raise
             # Nobody cancelled this attempt: a node did so to itself.
-            return await self._finish(run, self._failed(exc, progress))
+            return self._failed(run, exc, progress, None)
         except Exception as exc:
-            return await self._finish(run, self._failed(exc, progress))
-        return await self._finish(run, _ended(progress))
+            policy = override(workflow.retry, run.retry)
+            return self._failed(run, exc, progress, pause_before_retry(policy, exc, run.failures + 1))
 
-    def _failed(self, error: BaseException, progress: _Progress) -> Outcome:
+    async def _ended(self, run: Run, workflow: CompiledWorkflow, progress: _Progress) -> Outcome:
+        """The graph came to its end, or stopped for an answer."""
+        waits = [describe_wait(interrupt["id"], interrupt["value"]) for interrupt in progress.trail.interrupts]
+        graph = workflow.graph
+        has_breakpoints = graph.interrupt_before_nodes or graph.interrupt_after_nodes
+        if not waits and not progress.left_over and has_breakpoints:
+            snapshot = await graph.aget_state(config_of(run, workflow))
+            progress.left_over = bool(snapshot.next)
+        waiting = bool(waits) or progress.left_over
+        seen = run.signal_count
+        if waits and seen:
+            names = {wait["interruptId"]: wait["signal"] or "*" for wait in waits}
+            # Come early, it was kept for this: the next attempt hands it over.
+            seen = -1 if match_signals(names, await self.store.signals(run.run_id)) else seen
         return Outcome(
-            RunStatus.FAILED,
-            error=describe_failure(error, self._secrets),
+            RunStatus.WAITING if waiting else RunStatus.COMPLETED,
+            output=to_json(progress.output),
+            current_activity=progress.trail.current if waiting else None,
+            last_checkpoint_id=progress.checkpoint_id,
+            awaiting=waits if waiting else None,
+            seen_signals=seen,
+        )
+
+    def _failed(self, run: Run, error: BaseException, progress: _Progress, retry_after_s: float | None) -> Outcome:
+        if retry_after_s is not None:
+            _log.warning(
+                "[WorkflowOrchestrator] run %s failed and is retried in %.1f s: %s",
+                run.run_id,
+                retry_after_s,
+                type(error).__name__,
+            )
+        return Outcome(
+            RunStatus.FAILED if retry_after_s is None else RunStatus.SUSPENDED,
+            error=describe_failure(error, self.secrets),
             current_activity=progress.trail.current,
             last_checkpoint_id=progress.checkpoint_id,
+            retry_after_s=retry_after_s,
+            failed=not isinstance(error, MissingNodeError),
         )
 
-    async def _finish(self, run: Run, outcome: Outcome) -> Run | None:
-        return await _until_stored("finishing a run", lambda: self._store.finish(run, outcome))
-
-    async def _hand_back(self, run: Run, *, to: int | None, refund: bool) -> Run | None:
-        return await _until_stored("handing a run back", lambda: self._store.release(run, to=to, refund=refund))
-
-    def _report(self, run: Run, stored: Run | None) -> None:
-        if stored is None:
-            _log.warning(
-                "[WorkflowOrchestrator] run %s was taken over by another server; its end here is dropped",
-                run.run_id,
-            )
-            return
-        if stored.status is RunStatus.PENDING:
-            _log.info("[WorkflowOrchestrator] run %s handed back at a checkpoint", run.run_id)
-            return
-        RUNS.labels(workflow=run.workflow_type, status=stored.status).inc()
-        elapsed_s = (stored.updated_at - (stored.started_at or stored.created_at)).total_seconds()
-        if stored.is_final:
-            RUN_SECONDS.labels(workflow=run.workflow_type).observe(elapsed_s)
-        _log.log(
-            logging.ERROR if stored.status is RunStatus.FAILED else logging.INFO,
-            "[WorkflowOrchestrator] run %s %s after %.2f s%s",
-            run.run_id,
-            stored.status,
-            elapsed_s,
-            f": {stored.error['type']}: {stored.error['message']}" if stored.error else "",
-        )
+    async def _finish(self, run: Run, outcome: Outcome, progress: _Progress) -> Run | None:
+        told = await _until_stored("finishing a run", lambda: self.recorder.last(progress.trail))
+        if outcome.last_checkpoint_id is None and isinstance(self.saver, InMemorySaver):
+            # With PostgreSQL the statement that ends the attempt looks it up.
+            head = await self.saver.aget_tuple({"configurable": {"thread_id": run.checkpoint_thread_id}})
+            outcome = replace(outcome, last_checkpoint_id=head and head.config["configurable"]["checkpoint_id"])
+        try:
+            return await _until_stored("finishing a run", lambda: self.store.finish(run, outcome, told))
+        except Exception as exc:
+            # The end could not be written as it was, such as an output past what a row can hold.
+            _log.exception("[WorkflowOrchestrator] run %s could not be finished", run.run_id)
+            failed = self._failed(run, exc, progress, None)
+            return await _until_stored("finishing a run", lambda: self.store.finish(run, failed, told))
 
 
-async def _stream(graph: CompiledGraph, run: Run, control: RunControl, progress: _Progress) -> None:
-    events = graph.astream(
-        run.input,
-        {"configurable": {"thread_id": run.checkpoint_thread_id}, "metadata": {"run_id": run.run_id}},
-        stream_mode=["tasks", "values", "checkpoints"],
-        output_keys=graph.output_channels,
+async def _stream(
+    workflow: CompiledWorkflow, begin: Begin, config: RunnableConfig, control: RunControl, progress: _Progress
+) -> None:
+    # What the checkpoints tell is only asked for where an earlier attempt has left something: it costs a look at
+    # every channel after every step.
+    modes: list[StreamMode] = ["tasks", "values"]
+    if begin.resumed or progress.shows_saves:
+        modes.append("checkpoints")
+    events = workflow.graph.astream(
+        begin.input,
+        config,
+        stream_mode=modes,
+        output_keys=workflow.graph.output_channels,
         durability="sync",
         control=control,
     )
@@ -177,13 +224,38 @@ async def _stream(graph: CompiledGraph, run: Run, control: RunControl, progress:
         progress.take(mode, event)
 
 
-def _ended(progress: _Progress) -> Outcome:
-    waiting = bool(progress.left_over)
-    return Outcome(
-        RunStatus.WAITING if waiting else RunStatus.COMPLETED,
-        output=to_json(progress.output),
-        current_activity=progress.trail.current if waiting else None,
-        last_checkpoint_id=progress.checkpoint_id,
+def _stopped(reason: str, progress: _Progress) -> Outcome:
+    """The attempt stopped at a checkpoint because it was asked to."""
+    activity, checkpoint_id = progress.trail.current, progress.checkpoint_id
+    if reason == Request.PAUSE:
+        return Outcome(RunStatus.PAUSED, current_activity=activity, last_checkpoint_id=checkpoint_id)
+    if reason == Request.SUPERSEDE:
+        error = {"type": "SupersededError", "message": "another run took over the thread"}
+        return Outcome(RunStatus.CANCELLED, error=error, current_activity=activity, last_checkpoint_id=checkpoint_id)
+    return Outcome(RunStatus.PENDING, current_activity=activity, last_checkpoint_id=checkpoint_id)
+
+
+def _report(run: Run, stored: Run | None) -> None:
+    if stored is None:
+        _log.warning(
+            "[WorkflowOrchestrator] run %s lost its lease to another worker; nothing of it is written here any more",
+            run.run_id,
+        )
+        return
+    if stored.status is RunStatus.PENDING:
+        _log.info("[WorkflowOrchestrator] run %s handed back at a checkpoint", run.run_id)
+        return
+    RUNS.labels(workflow=run.workflow_type, status=stored.status).inc()
+    elapsed_s = (stored.updated_at - (stored.started_at or stored.created_at)).total_seconds()
+    if stored.is_final:
+        RUN_SECONDS.labels(workflow=run.workflow_type).observe(elapsed_s)
+    _log.log(
+        logging.ERROR if stored.status is RunStatus.FAILED else logging.INFO,
+        "[WorkflowOrchestrator] run %s %s after %.2f s%s",
+        run.run_id,
+        stored.status,
+        elapsed_s,
+        f": {stored.error['type']}: {stored.error['message']}" if stored.error else "",
     )
 
 

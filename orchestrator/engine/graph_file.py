@@ -5,6 +5,7 @@
 - `graphs`: name → `./file.py:variable` or `package.module:variable` (or `{"path": …}` around it).
 - `dependencies`: local directories are put on `sys.path`; names of packages are taken to be installed.
 - `env`: a file, or an object of variables. What the environment has already wins.
+- `schedules`, which is Holdfast's own: recurring runs, each with the values of a `Schedule` by their names.
 
 Every error is a `GraphFileError` that names the file and the key.
 """
@@ -17,16 +18,21 @@ import json
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from dotenv import dotenv_values
 
+from orchestrator.engine.schedules import Schedule
 from orchestrator.errors import GraphFileError
 
 __all__ = ["GraphFile"]
+
+_EXAMPLE = '{"name": "report", "cron": "0 6 * * *", "workflow": "reports", "payload": {}}'
+_TYPES: Mapping[str, type | tuple[type, ...]] = {"priority": int, "grace_s": (int, float)}
+_NAMES = {"priority": "a whole number", "grace_s": "a number of seconds"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +43,7 @@ class GraphFile:
     graphs: Mapping[str, str]
     dependencies: tuple[str, ...]
     env: Mapping[str, str]
+    schedules: tuple[Schedule, ...] = ()
 
     @classmethod
     def read(cls, path: Path) -> GraphFile:
@@ -47,6 +54,7 @@ class GraphFile:
             graphs=_graphs(path, content.get("graphs")),
             dependencies=_dependencies(path, content.get("dependencies", [])),
             env=_env(path, content.get("env", {})),
+            schedules=_schedules(path, content.get("schedules", [])),
         )
 
     def apply_environment(self) -> None:
@@ -169,3 +177,27 @@ def _env(path: Path, value: object) -> dict[str, str]:
     if not file.is_file():
         raise GraphFileError(path, "env", f"there is no file {file}")
     return {name: item for name, item in dotenv_values(file).items() if item is not None}
+
+
+def _schedules(path: Path, value: object) -> tuple[Schedule, ...]:
+    """The schedules, with values of the right types; what they mean is checked where they are used."""
+    if not isinstance(value, list):
+        raise GraphFileError(path, "schedules", "takes a list of objects")
+    return tuple(_schedule(path, f"schedules[{number}]", item) for number, item in enumerate(value))
+
+
+def _schedule(path: Path, key: str, value: object) -> Schedule:
+    if not isinstance(value, dict):
+        raise GraphFileError(path, key, f"takes an object such as {_EXAMPLE}")
+    known = {field.name: field for field in fields(Schedule)}
+    required = [name for name, field in known.items() if field.default is MISSING]
+    if wrong := [name for name in required if name not in value]:
+        raise GraphFileError(path, key, f"{wrong[0]} is missing; it takes an object such as {_EXAMPLE}")
+    if wrong := [name for name in value if name not in known]:
+        raise GraphFileError(path, key, f"{wrong[0]} is not known; known: {', '.join(known)}")
+    for name, item in value.items():
+        takes = _TYPES.get(name, str)
+        is_unset = item is None and known[name].default is None
+        if not is_unset and (not isinstance(item, takes) or isinstance(item, bool)) and name != "payload":
+            raise GraphFileError(path, f"{key}.{name}", f"takes {_NAMES.get(name, 'a text')}, not {item!r}")
+    return Schedule(**value)

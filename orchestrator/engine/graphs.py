@@ -1,35 +1,78 @@
 """Graphs by name, compiled with the saver in use.
 
-A `Graph` is a `StateGraph` builder, a compiled graph, or a callable that makes one of them. A compiled graph that
-brings a checkpointer of its own gets ours, by copy: the user's object is left as it is.
+A `Graph` is a `StateGraph` builder, a compiled graph, or a callable that makes one of them; a `Workflow` is a graph
+with what is to be said about running it. A compiled graph that brings a checkpointer of its own gets ours, by copy:
+the user's object is left as it is.
 """
 
 from __future__ import annotations
 
+import hashlib
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph.state import StateGraph
 from langgraph.pregel import Pregel
+from langgraph.types import RetryPolicy
 
+from orchestrator.engine.retry import DEFAULT_RETRY
 from orchestrator.errors import GraphError, UnknownWorkflowError
 
-__all__ = ["CompiledGraph", "Graph", "GraphRegistry", "compile_graphs"]
+__all__ = ["CompiledGraph", "CompiledWorkflow", "Graph", "GraphRegistry", "Upgrade", "Workflow", "compile_graphs"]
 
 CompiledGraph: TypeAlias = Pregel[Any, Any, Any, Any]
-Graph: TypeAlias = StateGraph[Any, Any, Any, Any] | CompiledGraph | Callable[..., Any]
+Graph: TypeAlias = "StateGraph[Any, Any, Any, Any] | CompiledGraph | Callable[..., Any] | Workflow"
 
 
-class GraphRegistry(Mapping[str, CompiledGraph]):
-    """The compiled graphs of this process. Looking up a name that is not there raises `UnknownWorkflowError`."""
+@dataclass(frozen=True, slots=True)
+class Upgrade:
+    """How the state of a run that was begun under version `old` becomes that of version `new`.
 
-    def __init__(self, graphs: Mapping[str, CompiledGraph]) -> None:
-        self._graphs = dict(graphs)
+    `change` takes the values of the state by channel and returns all that are to be from then on. It is applied once,
+    when such a run goes on, as a checkpoint of its own.
+    """
 
-    def __getitem__(self, workflow: str) -> CompiledGraph:
+    old: str
+    new: str
+    change: Callable[[dict[str, Any]], Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Workflow:
+    """A graph, and how its runs are treated.
+
+    `version` stamps runs and checkpoints; by default it is a hash of the graph's topology. `retry` says which errors
+    of an attempt are retried, and when.
+    """
+
+    graph: StateGraph[Any, Any, Any, Any] | CompiledGraph | Callable[..., Any]
+    version: str | None = None
+    retry: RetryPolicy = DEFAULT_RETRY
+    upgrades: Sequence[Upgrade] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledWorkflow:
+    """A workflow that can be run."""
+
+    name: str
+    graph: CompiledGraph
+    version: str
+    retry: RetryPolicy = DEFAULT_RETRY
+    upgrades: Sequence[Upgrade] = ()
+
+
+class GraphRegistry(Mapping[str, CompiledWorkflow]):
+    """The workflows of this process. Looking up a name that is not there raises `UnknownWorkflowError`."""
+
+    def __init__(self, workflows: Mapping[str, CompiledWorkflow]) -> None:
+        self._graphs = dict(workflows)
+
+    def __getitem__(self, workflow: str) -> CompiledWorkflow:
         try:
             return self._graphs[workflow]
         except KeyError:
@@ -55,10 +98,46 @@ async def compile_graphs(graphs: Mapping[str, Graph], saver: BaseCheckpointSaver
         compiled = {}
         for name, graph in graphs.items():
             try:
-                compiled[name] = await _compile(graph, saver, stack)
+                compiled[name] = await _compile_workflow(name, graph, saver, stack)
             except Exception as exc:
                 raise GraphError(f"graph {name!r} can't be used: {exc}") from exc
         yield GraphRegistry(compiled)
+
+
+async def _compile_workflow(
+    name: str, graph: Any, saver: BaseCheckpointSaver[Any], stack: AsyncExitStack
+) -> CompiledWorkflow:
+    workflow = graph if isinstance(graph, Workflow) else Workflow(graph)
+    compiled = await _compile(workflow.graph, saver, stack)
+    version = workflow.version or _topology(compiled)
+    _check_upgrades(workflow.upgrades)
+    return CompiledWorkflow(name, compiled, version, workflow.retry, workflow.upgrades)
+
+
+def _check_upgrades(upgrades: Sequence[Upgrade]) -> None:
+    """Refuse upgrades that leave open which version a state is brought to."""
+    following: dict[str, str] = {}
+    for upgrade in upgrades:
+        if upgrade.old in following:
+            raise ValueError(f"two upgrades start at version {upgrade.old!r}")
+        following[upgrade.old] = upgrade.new
+    for start in following:
+        version, passed = start, set[str]()
+        while version in following:
+            if version in passed:
+                raise ValueError(f"the upgrades from version {version!r} lead back to it")
+            passed.add(version)
+            version = following[version]
+
+
+def _topology(graph: CompiledGraph) -> str:
+    """Twelve hex digits that change when nodes or the edges between them do."""
+    parts = [f"{name}<{','.join(sorted(node.triggers))}" for name, node in graph.nodes.items()]
+    builder = getattr(graph, "builder", None)
+    if isinstance(builder, StateGraph):
+        parts += [f"{start}>{end}" for start, end in builder.edges]
+        parts += [f"{start}?{name}" for start, branches in builder.branches.items() for name in branches]
+    return hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()[:12]
 
 
 async def _compile(graph: Any, saver: BaseCheckpointSaver[Any], stack: AsyncExitStack) -> CompiledGraph:

@@ -1,4 +1,4 @@
-"""`Orchestrator`: start runs, look at them, wait for them.
+"""`Orchestrator`: start runs, look at them, wait for them, and tell them what to do.
 
 async with open_orchestrator({"agent": builder}) as orchestrator:
     run = await orchestrator.start_and_wait("agent", {"task": "…"})
@@ -8,45 +8,63 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, Literal, TypeAlias
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from datetime import datetime
+from typing import Any
 
 from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.types import RetryPolicy
 
-from checkpointer import CheckpointerSettings, SettingsError
-from checkpointer.factory import open_saver
-from checkpointer.health import HealthReport, check_health
-from checkpointer.postgres.saver import PooledPostgresSaver
 from orchestrator.engine.activities import ActivityRecorder
 from orchestrator.engine.dispatcher import Dispatcher
 from orchestrator.engine.executor import Executor
-from orchestrator.engine.graphs import Graph, GraphRegistry, compile_graphs
-from orchestrator.engine.owner import OwnerLock, new_owner_id
+from orchestrator.engine.forking import find_checkpoint
+from orchestrator.engine.graphs import GraphRegistry
+from orchestrator.engine.points import reached
+from orchestrator.engine.reading import Reading
 from orchestrator.engine.recovery import Recovery
+from orchestrator.engine.retry import retry_numbers
 from orchestrator.engine.settlements import Settlements
-from orchestrator.errors import ClosingError, DatabaseUnavailableError
-from orchestrator.migrations import MIGRATIONS
+from orchestrator.engine.step_runner import StepRunner
+from orchestrator.engine.work import Work
+from orchestrator.errors import (
+    CheckpointNotFoundError,
+    ClosingError,
+    DatabaseUnavailableError,
+    InvalidRequestError,
+)
+from orchestrator.progress.hub import EventHub
+from orchestrator.runs.events import Event
 from orchestrator.runs.jsonable import check_payload
-from orchestrator.runs.memory import MemoryRunStore
-from orchestrator.runs.model import Run, check_identifier, check_organization, new_run_id, parse_run_id
-from orchestrator.runs.postgres import PostgresRunStore
-from orchestrator.runs.store import Created, Cursor, NewRun, RunFilter, RunPage, RunStore
+from orchestrator.runs.model import (
+    STEP_SIGNAL,
+    Json,
+    Run,
+    RunStatus,
+    check_identifier,
+    check_organization,
+    new_run_id,
+)
+from orchestrator.runs.signals import RESUME_SIGNAL, NewSignal
+from orchestrator.runs.store import Created, IfBusy, NewRun, RunStore
 from orchestrator.settings import DEFAULT_ORGANIZATION, OrchestratorSettings
 
-__all__ = ["IfBusy", "Orchestrator", "open_orchestrator", "open_run_store"]
-
-IfBusy: TypeAlias = Literal["enqueue", "reject"]
+__all__ = ["Orchestrator"]
 
 _log = logging.getLogger(__name__)
 _RELEASE_WITHIN_S = 3.0
-# A run that is driven here announces its end; asking the store now and then guards against its being taken over.
-_LOCAL_POLL_S = 5.0
-_REMOTE_POLL_S = (0.1, 0.2, 0.4, 0.8, 1.0)
+# A run that ends is announced, here and to other processes; asking the store now and then is for lost notices.
+_POLL_S = 5.0
+DEFAULT_QUEUE = "flow"
 
 
-class Orchestrator:
-    """Runs graphs durably. Made by `open_orchestrator`."""
+class Orchestrator(Reading):
+    """Runs graphs durably. Made by `open_orchestrator`.
+
+    Methods that name a run take `organization_id` to keep to the runs of one; by default any is found. They raise
+    `RunNotFoundError`, and `DatabaseUnavailableError` where the store does not answer in time.
+    """
 
     def __init__(
         self,
@@ -55,18 +73,38 @@ class Orchestrator:
         saver: BaseCheckpointSaver[Any],
         graphs: GraphRegistry,
         settings: OrchestratorSettings,
+        owner: int,
+        work: Work = Work(),  # noqa: B008 - frozen
     ) -> None:
-        self.graphs = graphs
-        self.settings = settings
+        super().__init__(store, saver, graphs, settings)
         self.cut_off = 0
-        self._store = store
-        self._saver = saver
-        self._owner = new_owner_id()
+        self._owner = owner
         self._settlements = Settlements()
         self._recorder = ActivityRecorder(store)
-        executor = Executor(store, graphs, self._recorder, secrets=settings.secrets())
-        self._dispatcher = Dispatcher(executor, self._settlements, self._owner)
-        self._recovery = Recovery(store, self._dispatcher, self._settlements, self._owner, sorted(graphs))
+        self._hub = EventHub(store)
+        self._work = work
+        executor = Executor(store, graphs, saver, self._recorder, settings.secrets(), work.pusher)
+        self._dispatcher = Dispatcher(
+            store,
+            executor,
+            self._settlements,
+            owner,
+            sorted(graphs),
+            capacity=work.capacity,
+            queues=work.queues,
+            leave_new_for_s=work.leave_new_for_s,
+            takes=work.takes,
+        )
+        self._steps = StepRunner(store, owner, settings.run_max_attempts, settings.secrets())
+        self.recovery = Recovery(
+            store,
+            self._dispatcher,
+            self._settlements,
+            owner,
+            self._hub,
+            pusher=work.pusher,
+            pushes_runs=work.pushes_runs,
+        )
         self._closing = False
 
     async def start(
@@ -78,11 +116,19 @@ class Orchestrator:
         idempotency_key: str | None = None,
         organization_id: str = DEFAULT_ORGANIZATION,
         if_busy: IfBusy = "enqueue",
+        retry: RetryPolicy | None = None,
+        queue: str = "flow",
+        priority: int = 0,
+        start_at: datetime | None = None,
     ) -> Run:
         """Start a run and return at once, with the run durable where the saver is.
 
-        Raises `UnknownWorkflowError`, `InvalidPayloadError`, `InvalidRequestError`, `IdempotencyConflictError`,
-        `ThreadBusyError` (with `if_busy="reject"`), `DatabaseUnavailableError` or `ClosingError`.
+        `if_busy` says what to do where the thread has an unfinished run: wait for it, refuse, or have that run
+        cancelled at its next checkpoint. The numbers of `retry` take the place of the workflow's; which errors are
+        retried stays the workflow's. It is taken up by a worker of `queue`, not before `start_at`; of runs that wait,
+        those with the higher `priority` go first. Raises `UnknownWorkflowError`, `InvalidPayloadError`,
+        `InvalidRequestError`, `IdempotencyConflictError`, `ThreadBusyError`, `DatabaseUnavailableError` or
+        `ClosingError`.
         """
         created = await self.start_or_find(
             workflow,
@@ -91,6 +137,10 @@ class Orchestrator:
             idempotency_key=idempotency_key,
             organization_id=organization_id,
             if_busy=if_busy,
+            retry=retry,
+            queue=queue,
+            priority=priority,
+            start_at=start_at,
         )
         return created.run
 
@@ -103,25 +153,66 @@ class Orchestrator:
         idempotency_key: str | None = None,
         organization_id: str = DEFAULT_ORGANIZATION,
         if_busy: IfBusy = "enqueue",
+        retry: RetryPolicy | None = None,
+        queue: str = "flow",
+        priority: int = 0,
+        start_at: datetime | None = None,
     ) -> Created:
         """`start`, and whether this call made the run or its idempotency key found it."""
-        if self._closing:
-            raise ClosingError
-        _ = self.graphs[workflow]
         new = NewRun(
             run_id=new_run_id(),
             workflow_type=workflow,
+            workflow_version=self.graphs[workflow].version,
             input=check_payload(payload),
             max_attempts=self.settings.run_max_attempts,
-            lease_owner=self._owner,
             organization_id=check_organization(organization_id),
             thread_id=None if thread_id is None else check_identifier("thread id", thread_id),
             idempotency_key=None if idempotency_key is None else check_identifier("idempotency key", idempotency_key),
+            retry=retry_numbers(retry) if retry else None,
+            queue=check_identifier("queue", queue),
+            priority=_check_priority(priority),
+            start_at=_check_time(start_at),
         )
-        created = await self._store.create(new, reject_if_busy=if_busy == "reject")
-        if created.is_new:
-            self._dispatcher.submit(created.run)
+        return await self._create(new, if_busy)
+
+    async def _create(self, new: NewRun, if_busy: IfBusy) -> Created:
+        if self._closing:
+            raise ClosingError
+        begins_here = self._work.begins_here and new.queue in (self._work.queues or (DEFAULT_QUEUE,))
+        has_slot = begins_here and self._dispatcher.reserve()
+        try:
+            created = await self._store.create(new, if_busy=if_busy, owner=self._owner if has_slot else None)
+        finally:
+            if has_slot:
+                self._dispatcher.unreserve()
+        run = created.run
+        reached("created", run.run_id)
+        if created.is_new and run.lease_owner == self._owner:
+            self._dispatcher.drive(run)
+        elif created.is_new and begins_here and run.start_at is None:
+            self._dispatcher.claim_soon(run)
+        elif created.is_new:
+            await self._push(run)
         return created
+
+    async def _push(self, run: Run) -> None:
+        """Tell the queue of a pending run, where its row has not done so already."""
+        if self._work.pusher is None or self._store.enqueues:
+            return
+        try:
+            await self._work.pusher.push_run(run)
+        except Exception:
+            # It is in the database: the sweeper comes back to it.
+            _log.exception("[WorkflowOrchestrator] run %s could not be pushed yet", run.run_id)
+
+    async def work_run(self, run_id: str) -> Run | None:
+        """Drive a pending run to the end of an attempt, for a queue; None where there was nothing to do."""
+        run = await self.poll(run_id)
+        return await self._dispatcher.work(run) if run.status is RunStatus.PENDING else None
+
+    async def work_step(self, step_id: str) -> None:
+        """Run a pending step, for a queue. Does nothing where it is not pending any more."""
+        await self._steps.work(step_id)
 
     async def start_and_wait(
         self, workflow: str, payload: object, *, timeout: float | None = None, **options: Any
@@ -129,14 +220,8 @@ class Orchestrator:
         """`start`, then `wait`; takes the options of `start`."""
         return await self.wait_for(await self.start(workflow, payload, **options), timeout=timeout)
 
-    async def poll(self, run_id: str) -> Run:
-        """The run as it stands. Raises `RunNotFoundError` or `DatabaseUnavailableError`."""
-        return await self._store.get(parse_run_id(run_id))
-
-    get_status = poll
-
     async def wait(self, run_id: str, *, timeout: float | None = None) -> Run:
-        """The run once it is settled: over, or resting until someone signals it.
+        """The run once it is settled: over, or resting until someone signals or resumes it.
 
         After `timeout` seconds, or when the orchestrator is closed, the run as it stands then.
         """
@@ -145,26 +230,28 @@ class Orchestrator:
     async def wait_for(self, run: Run, *, timeout: float | None = None) -> Run:
         """`wait` for a run whose row is at hand."""
         with self._settlements.expect(run.run_id) as settled:
-            try:
-                async with asyncio.timeout(timeout):
-                    async for latest in self._looks(run, settled):
-                        run = latest
-            except TimeoutError:
-                pass
+            if not run.is_settled and run.run_id not in self._dispatcher:
+                # It may have come to rest before we listened.
+                with suppress(DatabaseUnavailableError):
+                    run = await self._store.get(run.run_id)
+            return await self._wait(run, settled, timeout)
+
+    async def _wait(self, run: Run, settled: asyncio.Future[Run | None], timeout: float | None) -> Run:
+        try:
+            async with asyncio.timeout(timeout):
+                async for latest in self._looks(run, settled):
+                    run = latest
+        except TimeoutError:
+            pass
         return run
 
     async def _looks(self, run: Run, settled: asyncio.Future[Run | None]) -> AsyncIterator[Run]:
-        """The row again and again until it is settled: as announced here, else from the store."""
-        pauses = iter(_REMOTE_POLL_S)
-        pause_s = next(pauses)
+        """The row until it is settled: as announced, else from the store."""
         while not run.is_settled:
-            is_local = run in self._dispatcher
-            done, _ = await asyncio.wait({settled}, timeout=_LOCAL_POLL_S if is_local else pause_s)
+            done, _ = await asyncio.wait({settled}, timeout=_POLL_S)
             if done:
-                announced = settled.result()
-                yield announced or run
+                yield settled.result() or run
                 return
-            pause_s = next(pauses, pause_s)
             try:
                 run = await self._store.get(run.run_id)
             except DatabaseUnavailableError:
@@ -172,24 +259,101 @@ class Orchestrator:
                 continue
             yield run
 
-    async def latest_of_thread(self, thread_id: str, *, organization_id: str = DEFAULT_ORGANIZATION) -> Run:
-        """The thread's newest run. Raises `ThreadNotFoundError` or `DatabaseUnavailableError`."""
-        return await self._store.latest_of_thread(organization_id, thread_id)
+    async def stream(self, run_id: str, *, after: int = 0, organization_id: str | None = None) -> AsyncIterator[Event]:
+        """The run's events with higher numbers than `after`, as they come, until the run is over.
 
-    async def list_runs(
-        self, wanted: RunFilter | None = None, *, limit: int = 50, after: Cursor | None = None
-    ) -> RunPage:
-        """A page of runs, newest first, without inputs and outputs."""
-        return await self._store.list_runs(wanted or RunFilter(), limit=limit, after=after)
+        A stream that was cut off goes on with the number of the last event that it gave, on any process.
+        """
+        run = await self.poll(run_id, organization_id=organization_id)
+        async for event in self._hub.watch(run.run_id, after):
+            yield event
 
-    async def health(self) -> HealthReport:
-        """Whether checkpoints can be saved; answers within two seconds."""
-        return await check_health(self._saver, self.settings)
+    async def interrupt(self, run_id: str, *, organization_id: str | None = None) -> Run:
+        """Pause a run at its next checkpoint. Returns at once; `wait` gives the paused run.
+
+        Raises `IllegalTransitionError` for a run that is over or waiting.
+        """
+        return await self._store.pause((await self.poll(run_id, organization_id=organization_id)).run_id)
+
+    async def resume(self, run_id: str, payload: object = None, *, organization_id: str | None = None) -> Run:
+        """Let a run go on that is waiting, paused, suspended or failed.
+
+        `payload` answers what a waiting run waits for; where that is several interrupts, it maps their ids to
+        answers. Raises `IllegalTransitionError`, `InvalidPayloadError` or `InvalidRequestError`.
+        """
+        run = await self.poll(run_id, organization_id=organization_id)
+        # The key keeps a request that is sent twice, because its answer was lost, from counting twice.
+        signal = NewSignal(RESUME_SIGNAL, _checked(payload), f"resume {new_run_id()}")
+        return await self._store.resume(run.run_id, signal)
+
+    async def signal(
+        self,
+        run_id: str,
+        name: str,
+        payload: object = None,
+        *,
+        key: str | None = None,
+        organization_id: str | None = None,
+    ) -> Run:
+        """Send a run a signal, which answers the wait for it, now or later.
+
+        Sent again it is the same one: under the same `key`, or where it equals the last of its name and the run does
+        not wait for that name anew. Raises `IllegalTransitionError` for a run that is over.
+        """
+        run = await self.poll(run_id, organization_id=organization_id)
+        if name.startswith(STEP_SIGNAL):
+            raise InvalidRequestError(f"a signal's name can't begin with {STEP_SIGNAL}: that is how steps end")
+        signal = NewSignal(
+            check_identifier("signal name", name),
+            _checked(payload),
+            None if key is None else check_identifier("signal key", key),
+        )
+        return await self._store.send_signal(run.run_id, signal)
+
+    async def cancel(self, run_id: str, *, organization_id: str | None = None) -> Run:
+        """End an unfinished run now. Raises `IllegalTransitionError` for one that is over otherwise."""
+        run = await self._store.cancel((await self.poll(run_id, organization_id=organization_id)).run_id)
+        self._settlements.announce(run)
+        return run
+
+    async def fork(
+        self, run_id: str, checkpoint_id: str, payload: object = None, *, organization_id: str | None = None
+    ) -> Run:
+        """Start a run that goes on from a checkpoint of another, on a thread of its own; that one stays as it is.
+
+        `payload` is an update of the state to begin with. Raises `CheckpointNotFoundError`, and what `start` does.
+        """
+        parent = await self.poll(run_id, organization_id=organization_id)
+        workflow = self.graphs[parent.workflow_type]
+        found = await find_checkpoint(self._saver, parent.checkpoint_thread_id, checkpoint_id)
+        if found is None or found.metadata.get("run_id") != parent.run_id:
+            raise CheckpointNotFoundError(parent.run_id, checkpoint_id)
+        new = NewRun(
+            run_id=new_run_id(),
+            workflow_type=parent.workflow_type,
+            workflow_version=workflow.version,
+            input=_checked(payload),
+            max_attempts=self.settings.run_max_attempts,
+            organization_id=parent.organization_id,
+            retry=parent.retry,
+            parent_run_id=parent.run_id,
+            fork_checkpoint_id=checkpoint_id,
+        )
+        return (await self._create(new, "enqueue")).run
+
+    async def use_hook(self, token: str, payload: Json) -> Run:
+        """Send the signal that an address stands for. Raises `HookNotFoundError`."""
+        return await self._store.use_hook(token, _checked(payload))
 
     @property
     def is_closing(self) -> bool:
         """Whether no new runs are taken any more."""
         return self._closing
+
+    def run_in_background(self) -> None:
+        """Begin to recover runs, and to record their activities."""
+        self._recorder.start()
+        self.recovery.start()
 
     def request_close(self) -> None:
         """Begin to stop: take no new runs, let attempts stop at their next checkpoint, and let waiters go."""
@@ -197,6 +361,7 @@ class Orchestrator:
             self._closing = True
             self._dispatcher.request_drain()
             self._settlements.close()
+            self._hub.close()
 
     async def close(self) -> None:
         """Stop within DRAIN_TIMEOUT: every run goes back to pending at a checkpoint, for another server.
@@ -204,7 +369,7 @@ class Orchestrator:
         Attempts that take longer are cut off and counted in `cut_off`; they too go on from their last checkpoint.
         """
         self.request_close()
-        await self._recovery.stop()
+        await self.recovery.stop()
         self.cut_off = await self._dispatcher.drain(self.settings.drain_timeout)
         await self._recorder.stop()
         try:
@@ -219,69 +384,22 @@ class Orchestrator:
                 len(released),
             )
 
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Drive runs for the block, then close."""
-        async with _alive(self._saver, self.settings, self._owner):
-            self._recorder.start()
-            if isinstance(self._saver, PooledPostgresSaver):
-                self._recovery.start()
-            try:
-                yield
-            finally:
-                await self.close()
+
+def _checked(payload: object) -> Json:
+    """A payload that may be left out. Raises `InvalidPayloadError`."""
+    return None if payload is None else check_payload(payload)
 
 
-@asynccontextmanager
-async def open_orchestrator(
-    graphs: Mapping[str, Graph], *, settings: OrchestratorSettings | None = None
-) -> AsyncIterator[Orchestrator]:
-    """Open the saver that the settings (by default: the environment) ask for, and run `graphs` on it.
-
-    Raises `checkpointer.CheckpointerError` where the saver can't be opened, and `GraphError` for a graph that
-    can't be used.
-    """
-    settings = settings or OrchestratorSettings()
-    async with AsyncExitStack() as stack:
-        saver = await stack.enter_async_context(open_saver(settings, migrations=(MIGRATIONS,)))
-        registry = await stack.enter_async_context(compile_graphs(graphs, saver))
-        orchestrator = Orchestrator(store=_store(saver), saver=saver, graphs=registry, settings=settings)
-        await stack.enter_async_context(orchestrator.running())
-        yield orchestrator
+def _check_priority(priority: int) -> int:
+    if not -(2**31) <= priority < 2**31:
+        raise InvalidRequestError(f"priority takes a whole number of 32 bits, not {priority}")
+    return priority
 
 
-@asynccontextmanager
-async def open_run_store(settings: CheckpointerSettings) -> AsyncIterator[RunStore]:
-    """The runs in the database, to be looked at without driving any. Raises `SettingsError` with the flag off."""
-    if not settings.use_postgres_saver:
-        raise SettingsError(
-            "USE_POSTGRES_SAVER is not set, so runs are in the memory of the server that runs them: "
-            "ask it with --url, or set USE_POSTGRES_SAVER"
-        )
-    async with open_saver(settings, migrations=(MIGRATIONS,)) as saver:
-        yield _store(saver)
-
-
-def _store(saver: BaseCheckpointSaver[Any]) -> RunStore:
-    if isinstance(saver, PooledPostgresSaver):
-        return PostgresRunStore(saver.pool, saver.schema, retry_for_s=saver.retry_for_s)
-    return MemoryRunStore()
-
-
-@asynccontextmanager
-async def _alive(saver: BaseCheckpointSaver[Any], settings: CheckpointerSettings, owner: int) -> AsyncIterator[None]:
-    if not isinstance(saver, PooledPostgresSaver):
-        yield
-        return
-    async with OwnerLock(_session_conninfo(saver, settings), saver.schema, owner).held():
-        yield
-
-
-def _session_conninfo(saver: PooledPostgresSaver, settings: CheckpointerSettings) -> str:
-    """Where a lock of a session's own can be held: the server itself, not a pooler in front of it."""
-    if settings.postgres_pooler == "transaction" and settings.postgres_migration_connection_string is None:
-        raise SettingsError(
-            "POSTGRES_POOLER=transaction needs POSTGRES_MIGRATION_CONNECTION_STRING too, the server's direct "
-            "address: each server process holds one session lock, which a transaction pooler can't keep"
-        )
-    return settings.migration_conninfo() if settings.has_connection else str(saver.pool.conninfo)
+def _check_time(start_at: datetime | None) -> datetime | None:
+    if start_at is not None and start_at.tzinfo is None:
+        raise InvalidRequestError("start_at takes a time with its zone, such as 2026-11-20T10:00:00+00:00")
+    if start_at is not None and not 1 < start_at.year < 9999:
+        # At the ends, another zone's date is past what can be read back.
+        raise InvalidRequestError(f"start_at takes a time in the years 2 to 9998, not {start_at.isoformat()}")
+    return start_at

@@ -34,6 +34,10 @@ class Settlements:
                 del self._waiting[run_id]
             future.cancel()
 
+    def is_expected(self, run_id: str) -> bool:
+        """Whether anyone here waits for the run."""
+        return any(not future.done() for future in self._waiting.get(run_id, ()))
+
     def announce(self, run: Run) -> None:
         """Wake everyone who waits for the run."""
         for future in self._waiting.get(run.run_id, ()):

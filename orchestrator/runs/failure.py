@@ -9,7 +9,7 @@ from types import TracebackType
 
 from orchestrator.runs.model import Json
 
-__all__ = ["describe_failure"]
+__all__ = ["black_out", "describe_failure"]
 
 MAX_MESSAGE_CHARS = 2_000
 MAX_TRACEBACK_CHARS = 8_000
@@ -36,8 +36,8 @@ def describe_failure(error: BaseException, secrets: Iterable[str] = ()) -> dict[
     frames = traceback.format_exception(kind, error, _from_node(error.__traceback__))
     return {
         "type": name,
-        "message": _black_out(str(error), known)[:MAX_MESSAGE_CHARS],
-        "traceback": _black_out("".join(frames), known)[-MAX_TRACEBACK_CHARS:],
+        "message": black_out(str(error), known)[:MAX_MESSAGE_CHARS],
+        "traceback": black_out("".join(frames), known)[-MAX_TRACEBACK_CHARS:],
     }
 
 
@@ -49,7 +49,8 @@ def _from_node(frames: TracebackType | None) -> TracebackType | None:
     return frame or frames
 
 
-def _black_out(text: str, known: Iterable[str]) -> str:
+def black_out(text: str, known: Iterable[str]) -> str:
+    """The text without the `known` secrets, and without what looks like one."""
     for secret in known:
         text = text.replace(secret, "***")
     for pattern, replacement in _PATTERNS:

@@ -1,64 +1,49 @@
 """Runs in memory: they last as long as the process, like the checkpoints of the in-memory saver.
 
-No method awaits, so each is atomic on its event loop.
+No method awaits, so each is atomic on its event loop. The rows are in `memory_rows.py`, what is sent to runs in
+`memory_mailbox.py`; here are the transitions.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from datetime import UTC, datetime
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Literal
 
-from orchestrator.errors import RunNotFoundError, ThreadBusyError, ThreadNotFoundError
-from orchestrator.runs.model import UNFINISHED, Run, RunStatus, require_transition
-from orchestrator.runs.store import (
-    Created,
-    Cursor,
-    NewRun,
-    Outcome,
-    RunFilter,
-    RunPage,
-    require_same,
-)
+from orchestrator.errors import IllegalTransitionError, ThreadBusyError, ThreadMovedOnError
+from orchestrator.runs.activity import ActivityStatus
+from orchestrator.runs.events import RunNotes
+from orchestrator.runs.memory_rows import age, holds, is_due
+from orchestrator.runs.memory_steps import MemorySteps
+from orchestrator.runs.model import FINAL, Json, Request, Run, RunStatus, require_transition
+from orchestrator.runs.signals import RESUME_SIGNAL, NewSignal
+from orchestrator.runs.store import Absent, Created, IfBusy, NewRun, Outcome, require_same
 
 __all__ = ["MemoryRunStore"]
 
 
-class MemoryRunStore:
+class MemoryRunStore(MemorySteps):
     """A `RunStore` in dicts. `absent` is who is taken for dead; nobody is, since all owners are this process."""
 
-    def __init__(self) -> None:
-        self._runs: dict[str, Run] = {}
+    def __init__(self, *, lease_s: float = 15.0) -> None:
+        super().__init__()
+        self.absent: dict[int, Literal["lock", "lease"]] = {}
+        self._lease_s = lease_s
         self._keys: dict[tuple[str, str, str], str] = {}
-        self._threads: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
-        self.absent: set[int] = set()
+        self._pushed: dict[str, datetime] = {}
 
-    async def create(self, new: NewRun, *, reject_if_busy: bool = False) -> Created:
+    async def create(self, new: NewRun, *, if_busy: IfBusy = "enqueue", owner: int | None = None) -> Created:
         if existing := self._find_same(new):
             return require_same(existing, new)
-        thread_id = new.thread_id or new.run_id
-        if reject_if_busy and (busy := self._unfinished(new.organization_id, thread_id)):
-            raise ThreadBusyError(thread_id, busy[0].run_id, busy[0].status)
-        now = datetime.now(UTC)
-        run = Run(
-            run_id=new.run_id,
-            thread_id=thread_id,
-            organization_id=new.organization_id,
-            workflow_type=new.workflow_type,
-            status=RunStatus.PENDING,
-            input=new.input,
-            idempotency_key=new.idempotency_key,
-            max_attempts=new.max_attempts,
-            lease_owner=new.lease_owner,
-            saver="MemorySaver",
-            created_at=now,
-            updated_at=now,
-        )
-        self._runs[run.run_id] = run
-        self._threads[run.thread_key].append(run.run_id)
-        if new.idempotency_key is not None:
-            self._keys[new.organization_id, new.workflow_type, new.idempotency_key] = run.run_id
+        key = new.organization_id, new.thread_id or new.run_id
+        others = self._unfinished(key)
+        if others and if_busy == "reject":
+            raise ThreadBusyError(key[1], others[0].run_id, others[0].status)
+        run = self._insert(new)
+        if if_busy == "interrupt":
+            self._supersede(others, run)
+        if owner is not None and new.thread_id is None and new.start_at is None:
+            run = self._begin(run, owner, self._lease_s)
         return Created(run, is_new=True)
 
     def _find_same(self, new: NewRun) -> Run | None:
@@ -68,146 +53,243 @@ class MemoryRunStore:
             known = self._runs[self._keys[key]] if key in self._keys else None
         return known
 
-    def _unfinished(self, organization_id: str, thread_id: str) -> list[Run]:
-        ids = self._threads.get((organization_id, thread_id), [])
-        return [run for run in map(self._runs.__getitem__, ids) if run.status in UNFINISHED]
-
-    async def get(self, run_id: str) -> Run:
-        try:
-            return self._runs[run_id]
-        except KeyError:
-            raise RunNotFoundError(run_id) from None
-
-    async def latest_of_thread(self, organization_id: str, thread_id: str) -> Run:
-        ids = self._threads.get((organization_id, thread_id))
-        if not ids:
-            raise ThreadNotFoundError(thread_id)
-        return self._runs[ids[-1]]
-
-    async def list_runs(self, wanted: RunFilter, *, limit: int, after: Cursor | None = None) -> RunPage:
-        found: list[Run] = []
-        for run in sorted(self._runs.values(), key=_age, reverse=True):
-            if not _matches(run, wanted) or (after and _age(run) >= (after.created_at, after.run_id)):
-                continue
-            if len(found) == limit:
-                return RunPage(found, Cursor(found[-1].created_at, found[-1].run_id))
-            found.append(replace(run, input=None, output=None))
-        return RunPage(found, None)
-
-    async def claim(self, run: Run) -> Run | None:
-        row = self._runs[run.run_id]
-        if row.lease_owner != run.lease_owner:
-            return None
-        if row.status is RunStatus.RUNNING and row.epoch == run.epoch + 1:
-            return row
-        if row.status is not RunStatus.PENDING or row.epoch != run.epoch:
-            return None
-        others = [other for other in self._unfinished(*row.thread_key) if other.run_id != row.run_id]
-        if any(other.status is not RunStatus.PENDING or _age(other) < _age(row) for other in others):
-            return None
-        return self._change(
-            row,
-            status=RunStatus.RUNNING,
-            attempt=row.attempt + 1,
-            epoch=row.epoch + 1,
-            started_at=row.started_at or datetime.now(UTC),
+    def _insert(self, new: NewRun) -> Run:
+        now = datetime.now(UTC)
+        run = Run(
+            run_id=new.run_id,
+            thread_id=new.thread_id or new.run_id,
+            organization_id=new.organization_id,
+            workflow_type=new.workflow_type,
+            workflow_version=new.workflow_version,
+            status=RunStatus.PENDING,
+            input=new.input,
+            idempotency_key=new.idempotency_key,
+            parent_run_id=new.parent_run_id,
+            max_attempts=new.max_attempts,
+            retry=new.retry,
+            fork_checkpoint_id=new.fork_checkpoint_id,
+            queue=new.queue,
+            priority=new.priority,
+            start_at=new.start_at,
+            saver="MemorySaver",
+            created_at=now,
+            updated_at=now,
         )
+        self._threads[run.thread_key].append(run.run_id)
+        if new.idempotency_key is not None:
+            self._keys[new.organization_id, new.workflow_type, new.idempotency_key] = run.run_id
+        return self._change(run)
 
-    async def record_activities(self, activities: Mapping[str, tuple[int, str]]) -> None:
-        for run_id, (epoch, activity) in activities.items():
-            row = self._runs[run_id]
-            if row.status is RunStatus.RUNNING and row.epoch == epoch:
-                self._change(row, current_activity=activity)
+    def _supersede(self, others: Sequence[Run], by: Run) -> None:
+        error = _superseded(f"run {by.run_id}")
+        running = [other for other in others if other.status is RunStatus.RUNNING]
+        resting = [other for other in others if other.status is not RunStatus.RUNNING]
+        for other in running:
+            self._change(other, requested=Request.SUPERSEDE)
+        self._tell(*[self._cancel(other, error) for other in resting])
+        self._tell_asked(running)
 
-    async def finish(self, run: Run, outcome: Outcome) -> Run | None:
-        require_transition(RunStatus.RUNNING, outcome.status)
-        row = self._runs[run.run_id]
-        if row.epoch == run.epoch and row.status is outcome.status and row.lease_owner is None:
-            return row
-        if not _holds(row, run):
+    async def claim(self, run: Run, owner: int) -> Run | None:
+        row = self._runs.get(run.run_id)
+        if row is None:
             return None
-        ended = replace(row, status=outcome.status)
-        return self._change(
+        if row.status is RunStatus.PENDING:
+            as_seen = (row.attempt, row.epoch) == (run.attempt, run.epoch)
+            may_begin = as_seen and is_due(row) and self._is_next(row)
+            return self._begin(row, owner, self._lease_s) if may_begin else None
+        sent_before = row.lease_owner == owner and row.attempt == run.attempt + 1 and row.epoch > run.epoch
+        return row if sent_before else None
+
+    async def claim_next(
+        self,
+        owner: int,
+        workflows: Sequence[str],
+        *,
+        limit: int,
+        queues: Sequence[str] | None = None,
+        older_than_s: float = 0.0,
+        last_chance: bool = False,
+    ) -> list[Run]:
+        claimed: list[Run] = []
+        for row in sorted(map(self._row, self._open), key=lambda run: (-run.priority, age(run))):
+            if len(claimed) >= limit:
+                break
+            wanted = row.workflow_type in workflows and (queues is None or row.queue in queues)
+            if wanted and row.is_last_chance == last_chance and self._may_begin(row, older_than_s):
+                claimed.append(self._begin(row, owner, self._lease_s))
+        return claimed
+
+    def _may_begin(self, row: Run, older_than_s: float) -> bool:
+        begun = row.attempt > 0 or row.created_at <= datetime.now(UTC) - timedelta(seconds=older_than_s)
+        return row.status is RunStatus.PENDING and begun and is_due(row, older_than_s) and self._is_next(row)
+
+    async def push_again(self, *, older_than_s: float) -> list[Run]:
+        before = datetime.now(UTC) - timedelta(seconds=older_than_s)
+        lost = []
+        for row in map(self._row, self._open):
+            touched = max(row.updated_at, self._pushed.get(row.run_id, row.updated_at), row.start_at or row.updated_at)
+            if row.status is RunStatus.PENDING and touched <= before and self._is_next(row):
+                self._pushed[row.run_id] = datetime.now(UTC)
+                lost.append(row)
+        return lost
+
+    async def record(self, told: Sequence[RunNotes]) -> None:
+        for each in told:
+            self._show(each)
+            self._note(each.notes)
+
+    async def finish(self, run: Run, outcome: Outcome, told: RunNotes | None = None) -> Run | None:
+        require_transition(RunStatus.RUNNING, outcome.status)
+        row = self._runs.get(run.run_id)
+        if row is None or not holds(row, run):
+            return row if row is not None and _was_last(row, run) else None
+        if told is not None:
+            self._show(told)
+            self._note(told.notes)
+        ended = self._end(self._row(run.run_id), outcome)
+        self._tell(ended)
+        return ended
+
+    def _end(self, row: Run, outcome: Outcome) -> Run:
+        status = _heeded(row, outcome)
+        makes_way = status is RunStatus.CANCELLED and outcome.status is not RunStatus.CANCELLED
+        handed_back = status is RunStatus.PENDING and outcome.status is not RunStatus.PAUSED
+        retry_at = None
+        if status is RunStatus.SUSPENDED and outcome.retry_after_s is not None:
+            retry_at = datetime.now(UTC) + timedelta(seconds=outcome.retry_after_s)
+        return self._move(
             row,
-            status=outcome.status,
+            status,
             output=outcome.output,
-            error=outcome.error,
+            error=_superseded("another run") if makes_way else outcome.error,
             current_activity=outcome.current_activity,
             last_checkpoint_id=outcome.last_checkpoint_id or row.last_checkpoint_id,
-            lease_owner=None,
-            completed_at=datetime.now(UTC) if ended.is_final else None,
+            failures=row.failures + outcome.failed,
+            retry_at=retry_at,
+            requested=row.requested if handed_back else None,
+            awaiting=outcome.awaiting if status is RunStatus.WAITING else None,
         )
 
-    async def release(self, run: Run, *, to: int | None, refund: bool) -> Run | None:
-        row = self._runs[run.run_id]
-        if row.status is RunStatus.PENDING and row.epoch == run.epoch and row.lease_owner == to:
-            return row
-        if not _holds(row, run):
-            return None
-        return self._change(row, status=RunStatus.PENDING, attempt=row.attempt - (1 if refund else 0), lease_owner=to)
-
     async def release_all(self, owner: int) -> list[str]:
-        held = await self.held_by(owner)
-        for run_id in held:
-            row = self._runs[run_id]
-            refund = 1 if row.status is RunStatus.RUNNING else 0
-            self._change(row, status=RunStatus.PENDING, attempt=row.attempt - refund, lease_owner=None)
-        return list(held)
+        driven = self._driven_by(owner)
+        for row in driven:
+            self._end_activities(row.run_id, ActivityStatus.INTERRUPTED)
+        # What was asked of a run is still to be done by whoever drives it next.
+        released = [self._move(row, RunStatus.PENDING, requested=row.requested) for row in driven]
+        self._tell(*released)
+        return [run.run_id for run in released]
 
-    async def held_by(self, owner: int) -> Mapping[str, int]:
-        return {run.run_id: run.epoch for run in self._runs.values() if run.lease_owner == owner}
+    async def absent_owners(self, owner: int) -> list[Absent]:
+        others = sorted(other for other in self.absent if other != owner and self._driven_by(other))
+        return [Absent(other, self.absent[other]) for other in others]
 
-    async def adopt(self, owner: int, workflows: Sequence[str], *, limit: int) -> list[Run]:
-        free = [
-            run
-            for run in sorted(self._runs.values(), key=_age)
-            if run.status is RunStatus.PENDING and run.lease_owner is None and run.workflow_type in workflows
-        ]
-        return [self._change(run, lease_owner=owner) for run in free[:limit]]
-
-    async def absent_owners(self, owner: int) -> list[int]:
-        owners = {run.lease_owner for run in self._runs.values() if run.lease_owner is not None}
-        return sorted(self.absent & owners - {owner})
-
-    async def take_over(self, owner: int, absent: int, workflows: Sequence[str]) -> list[Run]:
-        if absent not in self.absent:
+    async def take_over(self, absent: Absent) -> list[Run]:
+        if self.absent.get(absent.owner) != absent.reason:
             return []
-        rows = [run for run in self._runs.values() if run.lease_owner == absent]
-        return [self._take(row, owner) for row in rows if row.workflow_type in workflows]
+        lost = self._driven_by(absent.owner)
+        suspects = [row for row in lost if row.is_last_chance]
+        newest = max(suspects, key=lambda row: self._claimed[row.run_id], default=None)
+        taken = [self._take(row, charged=not row.is_last_chance or row is newest) for row in lost]
+        self._tell(*taken)
+        return taken
 
-    def _take(self, row: Run, owner: int) -> Run:
-        if row.status is RunStatus.RUNNING and row.attempt >= row.max_attempts:
-            message = (
-                f"the worker was lost in attempt {row.attempt} of {row.max_attempts}, "
-                f"in activity {row.current_activity or 'none'}; see RUN_MAX_ATTEMPTS"
-            )
-            return self._change(
-                row,
-                status=RunStatus.FAILED,
-                error={"type": "AttemptsExhaustedError", "message": message},
-                lease_owner=None,
-                epoch=row.epoch + 1,
-                completed_at=datetime.now(UTC),
-            )
-        return self._change(row, status=RunStatus.PENDING, lease_owner=owner, epoch=row.epoch + 1)
+    def _take(self, row: Run, *, charged: bool) -> Run:
+        self._end_activities(row.run_id, ActivityStatus.LOST)
+        epoch, losses = self._raise_fence(row), row.losses + charged
+        if not charged or losses < row.max_attempts:
+            return self._move(row, RunStatus.PENDING, epoch=epoch, losses=losses, requested=row.requested)
+        message = (
+            f"the worker was lost {losses} times (last in activity {row.current_activity or 'none'}); "
+            "see RUN_MAX_ATTEMPTS"
+        )
+        error = {"type": "AttemptsExhaustedError", "message": message}
+        return self._move(row, RunStatus.FAILED, epoch=epoch, losses=losses, error=error)
 
-    def _change(self, row: Run, **values: object) -> Run:
-        changed = replace(row, updated_at=datetime.now(UTC), **values)  # type: ignore[arg-type]
-        self._runs[row.run_id] = changed
-        return changed
+    async def wake_due(self) -> int:
+        now = datetime.now(UTC)
+        suspended = [run for run in map(self._row, self._open) if run.status is RunStatus.SUSPENDED]
+        due = [run for run in suspended if run.retry_at is not None and run.retry_at <= now]
+        self._tell(*[self._move(run, RunStatus.PENDING) for run in due])
+        return len(due)
+
+    async def pause(self, run_id: str) -> Run:
+        row = self._row(run_id)
+        if row.status is RunStatus.SUSPENDED:
+            row = self._move(row, RunStatus.PAUSED)
+            self._tell(row)
+        elif row.status in (RunStatus.PENDING, RunStatus.RUNNING):
+            # A run that is to make way for another will rest for good, which is more than a pause.
+            if row.requested is None:
+                row = self._change(row, requested=Request.PAUSE)
+                self._tell_asked([row])
+        elif row.status is not RunStatus.PAUSED:
+            raise IllegalTransitionError(row.status, RunStatus.PAUSED)
+        return row
+
+    async def resume(self, run_id: str, signal: NewSignal | None = None) -> Run:
+        row = self._row(run_id)
+        if signal is not None and self._is_known(run_id, signal):
+            return row
+        if row.status in (RunStatus.PENDING, RunStatus.RUNNING):
+            return self._take_back_pause(row, signal)
+        require_transition(row.status, RunStatus.PENDING)
+        anew: dict[str, object] = {}
+        if row.status is RunStatus.FAILED:
+            self._require_head(row)
+            anew = {"failures": 0, "losses": 0, "error": None}
+        if row.status is RunStatus.WAITING:
+            row = self._answer(row, signal or NewSignal(RESUME_SIGNAL))
+        else:
+            row = self._keep_given(row, signal)
+        resumed = self._move(row, RunStatus.PENDING, **anew)
+        self._tell(resumed)
+        return resumed
+
+    def _require_head(self, failed: Run) -> None:
+        for other in map(self._row, self._threads[failed.thread_key]):
+            if other.started_at and failed.started_at and other.started_at > failed.started_at:
+                raise ThreadMovedOnError(failed.run_id, other.run_id)
+
+    def _take_back_pause(self, row: Run, signal: NewSignal | None) -> Run:
+        if row.requested is not Request.PAUSE:
+            raise IllegalTransitionError(row.status, RunStatus.PENDING)
+        row = self._change(self._keep_given(row, signal), requested=None)
+        self._tell_asked([row])
+        return row
+
+    async def cancel(self, run_id: str) -> Run:
+        row = self._row(run_id)
+        if row.status is RunStatus.CANCELLED:
+            return row
+        require_transition(row.status, RunStatus.CANCELLED)
+        cancelled = self._cancel(row, None)
+        self._tell(cancelled)
+        if row.status is RunStatus.RUNNING:
+            self._tell_asked([cancelled])
+        return cancelled
 
 
-def _age(run: Run) -> tuple[datetime, str]:
-    return run.created_at, run.run_id
+def _heeded(row: Run, outcome: Outcome) -> RunStatus:
+    """The status that an outcome comes to, with what was asked of the run and sent to it in the last moment."""
+    if outcome.status in FINAL:
+        return outcome.status
+    if row.requested is Request.SUPERSEDE:
+        return RunStatus.CANCELLED
+    asked_to_rest = row.requested is Request.PAUSE
+    match outcome.status:
+        case RunStatus.WAITING if row.signal_count > outcome.seen_signals:
+            return RunStatus.PENDING
+        case RunStatus.PAUSED if not asked_to_rest:
+            return RunStatus.PENDING
+        case RunStatus.SUSPENDED if asked_to_rest:
+            return RunStatus.PAUSED
+    return outcome.status
 
 
-def _holds(row: Run, run: Run) -> bool:
-    return row.status is RunStatus.RUNNING and (row.lease_owner, row.epoch) == (run.lease_owner, run.epoch)
+def _was_last(row: Run, run: Run) -> bool:
+    """Whether `run` is of the attempt that was the last to hold the row, which nobody holds now."""
+    return row.status is not RunStatus.RUNNING and row.epoch == run.epoch
 
 
-def _matches(run: Run, wanted: RunFilter) -> bool:
-    return (
-        wanted.organization_id in (None, run.organization_id)
-        and (wanted.statuses is None or run.status in wanted.statuses)
-        and wanted.workflow in (None, run.workflow_type)
-    )
+def _superseded(by: str) -> dict[str, Json]:
+    return {"type": "SupersededError", "message": f"{by} took over the thread"}

@@ -4,12 +4,12 @@
        ▲          │ ├─────► failed           error, or attempts used up
        │          │ ├─────► cancelled
        │          │ ├─────► waiting          at interrupt(), for a signal or resume
-       │          │ ├─────► paused           at a checkpoint boundary
+       │          │ ├─────► paused           asked for; at a checkpoint boundary
        │          │ └─────► suspended        failed, to be retried at retry_at
-       └──────────┴── worker lost, or handed back
+       └──────────┴── worker lost, or resumed, signalled, retry due
 
-A run that waits, is paused or suspended goes back to pending to go on, or is cancelled; a failed one can be
-resumed.
+Every unfinished run can be cancelled. A suspended one can be paused, so that it is not retried. A failed one can be
+resumed: its checkpoints are kept. Completed and cancelled are the end.
 """
 
 from __future__ import annotations
@@ -31,12 +31,15 @@ from orchestrator.settings import DEFAULT_ORGANIZATION, ORGANIZATION
 __all__ = [
     "FINAL",
     "SETTLED",
+    "STEP_SIGNAL",
     "UNFINISHED",
     "Json",
+    "Request",
     "Run",
     "RunStatus",
     "check_identifier",
     "check_organization",
+    "may_become",
     "new_run_id",
     "parse_run_id",
     "require_transition",
@@ -44,6 +47,8 @@ __all__ = [
 
 Json: TypeAlias = Any  # what `json.dumps` takes: None, bool, int, float, str, and lists and dicts of them
 
+# The name of the signal that hands a step's result back is this and the step's key.
+STEP_SIGNAL = "step:"
 MAX_IDENTIFIER_CHARS = 255
 # Control characters (NUL among them), and halves of surrogate pairs, which are no text.
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -62,6 +67,13 @@ class RunStatus(StrEnum):
     SUSPENDED = "suspended"
 
 
+class Request(StrEnum):
+    """What an unfinished run was asked to do at its next checkpoint: rest, or make way for another run."""
+
+    PAUSE = "pause"
+    SUPERSEDE = "supersede"
+
+
 _S = RunStatus
 _TRANSITIONS: Mapping[RunStatus, frozenset[RunStatus]] = MappingProxyType(
     {
@@ -69,7 +81,7 @@ _TRANSITIONS: Mapping[RunStatus, frozenset[RunStatus]] = MappingProxyType(
         _S.RUNNING: frozenset(_S) - {_S.RUNNING},
         _S.WAITING: frozenset({_S.PENDING, _S.CANCELLED}),
         _S.PAUSED: frozenset({_S.PENDING, _S.CANCELLED}),
-        _S.SUSPENDED: frozenset({_S.PENDING, _S.CANCELLED}),
+        _S.SUSPENDED: frozenset({_S.PENDING, _S.PAUSED, _S.CANCELLED}),
         _S.FAILED: frozenset({_S.PENDING}),
         _S.COMPLETED: frozenset(),
         _S.CANCELLED: frozenset(),
@@ -81,9 +93,14 @@ UNFINISHED = frozenset(_S) - FINAL
 SETTLED = FINAL | {_S.WAITING, _S.PAUSED}
 
 
+def may_become(current: RunStatus, target: RunStatus) -> bool:
+    """Whether a run may go from `current` to `target`."""
+    return target in _TRANSITIONS[current]
+
+
 def require_transition(current: RunStatus, target: RunStatus) -> None:
     """Raise `IllegalTransitionError` unless a run may go from `current` to `target`."""
-    if target not in _TRANSITIONS[current]:
+    if not may_become(current, target):
         raise IllegalTransitionError(current, target)
 
 
@@ -91,8 +108,12 @@ def require_transition(current: RunStatus, target: RunStatus) -> None:
 class Run:
     """One row of `workflow_metadata`.
 
-    `attempt` counts the attempts that were begun and not handed back in good order; `epoch` is raised by every
-    claim and takeover, so whoever acts under an older one is out of date. Times are the database's, in UTC.
+    `attempt` counts the attempts that were begun; of them `losses` lost their worker and `failures` raised an error,
+    both counted anew when a failed run is resumed. `epoch` is the fence's of the thread's checkpoints, raised by every
+    claim and takeover, and by the cancelling of a run that is not pending, so whoever acts under an older one is out
+    of date. `requested` is what a running or pending run was asked to do at its next checkpoint. `awaiting` lists what
+    a waiting run waits for, as `{"interruptId", "signal", "value"}`. `retry` overrides numbers of the workflow's retry
+    policy. Times are the database's, in UTC.
     """
 
     run_id: str
@@ -117,6 +138,16 @@ class Run:
     lease_owner: int | None = None
     lease_until: datetime | None = None
     retry_at: datetime | None = None
+    failures: int = 0
+    losses: int = 0
+    retry: dict[str, float] | None = None
+    requested: Request | None = None
+    awaiting: list[dict[str, Json]] | None = None
+    signal_count: int = 0
+    fork_checkpoint_id: str | None = None
+    queue: str = "flow"
+    priority: int = 0
+    start_at: datetime | None = None
     last_checkpoint_id: str | None = None
     started_at: datetime | None = None
     completed_at: datetime | None = None
@@ -128,8 +159,23 @@ class Run:
 
     @property
     def is_settled(self) -> bool:
-        """Whether the run is over, or rests until someone signals or resumes it."""
-        return self.status in SETTLED
+        """Whether the run is over, or rests until someone signals or resumes it; not while it waits for its steps."""
+        return self.status in SETTLED and not self.waits_for_steps
+
+    @property
+    def is_last_chance(self) -> bool:
+        """Whether the run has lost workers, and fails with the next one.
+
+        It may be what kills them, so a process begins such runs apart from each other: innocent ones would otherwise
+        fail along with the guilty.
+        """
+        return self.losses > 0 and self.losses + 1 >= self.max_attempts
+
+    @property
+    def waits_for_steps(self) -> bool:
+        """Whether all that the run waits for are steps that workers run."""
+        signals = [str(wait["signal"]) for wait in self.awaiting or ()]
+        return bool(signals) and all(signal.startswith(STEP_SIGNAL) for signal in signals)
 
     @property
     def thread_key(self) -> tuple[str, str]:

@@ -1,106 +1,157 @@
 """Runs in PostgreSQL, on the saver's pool. Every transition is one guarded statement of `queries.sql`.
 
-Patience has two measures. What a caller waits for (create, read, list) gives up after seconds, so that an API call
-gets its answer; what an attempt rests on (claim, finish, release) rides out a lost server as long as a save does.
+What every run goes through (created, claimed, noted, finished) is batched (`transitions.py`); what people ask of a run
+is a transaction that holds its row (`requests.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import fields, replace
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 
+import orjson
 import psycopg
-from psycopg.rows import DictRow
-from psycopg.types.json import Json as JsonParameter
-from psycopg_pool import PoolClosed
 
-from checkpointer.errors import SaverUnavailableError
+from checkpointer.postgres.arrays import NULL, cell
 from checkpointer.postgres.pool import Connection, Pool
 from checkpointer.postgres.queries import load_queries
-from checkpointer.postgres.retry import ride_out
-from orchestrator.errors import DatabaseUnavailableError, RunNotFoundError, ThreadBusyError, ThreadNotFoundError
-from orchestrator.runs.model import FINAL, Json, Run, RunStatus, require_transition
+from checkpointer.postgres.worker_connection import WorkerConnection
+from orchestrator.errors import RunNotFoundError, ThreadBusyError, ThreadNotFoundError
+from orchestrator.runs.activity import Activity
+from orchestrator.runs.events import Event, RunNotes
+from orchestrator.runs.model import Json, Request, Run, RunStatus, require_transition
+from orchestrator.runs.postgres_steps import PostgresSteps
+from orchestrator.runs.rows import activity_of, events_of, run_of
+from orchestrator.runs.sender import CALLER_PATIENCE_S, QUERIES, Sender, translated
 from orchestrator.runs.store import (
+    Absent,
     Created,
     Cursor,
+    IfBusy,
     NewRun,
     Outcome,
     RunFilter,
     RunPage,
     require_same,
 )
+from orchestrator.runs.transitions import Transition, Transitions, bigint, integer, seconds, text, uuid
 
-__all__ = ["QUERIES", "PostgresRunStore"]
-
-T = TypeVar("T")
-
-QUERIES = "orchestrator.runs"
-CALLER_PATIENCE_S = 3.0
-_FIELDS = [field.name for field in fields(Run)]
-_UUIDS = ("run_id", "batch_id", "parent_run_id")
+__all__ = ["PostgresRunStore", "open_postgres_runs"]
 
 
-class PostgresRunStore:
-    """A `RunStore` over `pool`, with the tables in `schema`; `retry_for_s` is how long a transition is tried."""
+@asynccontextmanager
+async def open_postgres_runs(
+    pool: Pool,
+    connections: Sequence[WorkerConnection],
+    schema: str,
+    *,
+    lease_s: float = 15.0,
+    retry_for_s: float = 30.0,
+    queue_prefix: str | None = None,
+) -> AsyncIterator[PostgresRunStore]:
+    """The runs in `schema`. `connections` carry the transitions, each tried for `retry_for_s` seconds.
 
-    def __init__(self, pool: Pool, schema: str, *, retry_for_s: float = 30.0) -> None:
-        self._pool = pool
-        self._queries = load_queries(QUERIES, schema)
-        self._retry_for_s = retry_for_s
+    With `queue_prefix`, runs that are to be taken up by a worker are enqueued as jobs of the postgres queue in the
+    statement that creates them.
+    """
+    sender = Sender(pool, schema)
+    queries = load_queries(QUERIES, schema)
+    transitions = Transitions(
+        connections,
+        queries,
+        channel=sender.channel,
+        lease_s=lease_s,
+        retry_for_s=retry_for_s,
+        queue_prefix=queue_prefix,
+    )
+    async with transitions:
+        yield PostgresRunStore(sender, transitions, lease_s=lease_s, queue_prefix=queue_prefix)
 
-    async def create(self, new: NewRun, *, reject_if_busy: bool = False) -> Created:
-        params = {
-            "run_id": new.run_id,
-            "thread_id": new.thread_id or new.run_id,
-            "organization_id": new.organization_id,
-            "workflow_type": new.workflow_type,
-            "input": JsonParameter(new.input),
-            "idempotency_key": new.idempotency_key,
-            "max_attempts": new.max_attempts,
-            "lease_owner": new.lease_owner,
-            "saver": "PostgresSaver",
-        }
 
-        async def attempt() -> Created:
-            async with self._pool.connection(timeout=CALLER_PATIENCE_S) as conn:
-                if reject_if_busy:
-                    async with conn.transaction():
-                        await self._require_idle(conn, params)
-                        return await self._insert(conn, new, params)
-                return await self._insert(conn, new, params)
+class PostgresRunStore(PostgresSteps):
+    """A `RunStore` over a database. Made by `open_postgres_runs`."""
 
-        return await self._ride_out("starting a run", attempt, CALLER_PATIENCE_S)
+    def __init__(
+        self, sender: Sender, transitions: Transitions, *, lease_s: float, queue_prefix: str | None = None
+    ) -> None:
+        super().__init__(sender, lease_s=lease_s, queue_prefix=queue_prefix)
+        self._transitions = transitions
 
-    async def _insert(self, conn: Connection, new: NewRun, params: dict[str, Any]) -> Created:
-        if rows := await self._rows(conn, "create_run", params):
-            return Created(_run(rows[0]), is_new=True)
-        [row] = await self._rows(conn, "find_same_run", params)
-        return require_same(_run(row), new)
+    async def create(self, new: NewRun, *, if_busy: IfBusy = "enqueue", owner: int | None = None) -> Created:
+        begun = owner if new.thread_id is None and new.start_at is None else None
+        row = await self._create(new, begun) if if_busy != "reject" else await self._create_if_idle(new, begun)
+        if row is None:
+            [same] = await self._sender.ask("find_same_run", **_identity(new))
+            created = require_same(run_of(same), new)
+        else:
+            created = Created(_created(new, begun, row), is_new=True)
+        # Also where the run was made by a request that was sent before, which may not have come this far.
+        if if_busy == "interrupt" and new.thread_id is not None and created.is_new:
+            await self._supersede(created.run)
+        return created
 
-    async def _require_idle(self, conn: Connection, params: dict[str, Any]) -> None:
-        await self._rows(conn, "lock_thread", params)
-        if await self._rows(conn, "find_same_run", params):
-            return
-        if busy := await self._rows(conn, "unfinished_of_thread", params):
-            raise ThreadBusyError(params["thread_id"], str(busy[0]["run_id"]), busy[0]["status"])
+    async def _create(self, new: NewRun, owner: int | None) -> tuple[Any, ...] | None:
+        given = _json(new.input)
+        return await self._transit(
+            Transition(
+                kind="create",
+                retry_for_s=CALLER_PATIENCE_S,
+                run_id=new.run_id,
+                bytes=len(given),
+                row=(
+                    uuid(new.run_id),
+                    text(new.thread_id or new.run_id),
+                    text(new.organization_id),
+                    text(new.workflow_type),
+                    text(new.workflow_version),
+                    given,
+                    text(new.idempotency_key),
+                    integer(new.max_attempts),
+                    _json(new.retry),
+                    uuid(new.parent_run_id),
+                    text(new.fork_checkpoint_id),
+                    text(new.queue),
+                    integer(new.priority),
+                    text(None if new.start_at is None else new.start_at.isoformat()),
+                    bigint(owner),
+                ),
+            )
+        )
+
+    async def _create_if_idle(self, new: NewRun, owner: int | None) -> tuple[Any, ...] | None:
+        """`_create`, while nothing else with `reject` looks at the thread."""
+        params = _identity(new)
+
+        async def guarded(conn: Connection) -> tuple[Any, ...] | None:
+            await self._sender.rows(conn, "lock_thread", params)
+            if await self._sender.rows(conn, "find_same_run", params):
+                return None
+            if busy := await self._sender.rows(conn, "unfinished_of_thread", params):
+                raise ThreadBusyError(params["thread_id"], str(busy[0]["run_id"]), busy[0]["status"])
+            # On another connection, and committed before the lock is let go.
+            return await self._create(new, owner)
+
+        return await self._sender.transaction("starting a run", guarded)
 
     async def get(self, run_id: str) -> Run:
-        rows = await self._ask("get_run", run_id=run_id)
+        rows = await self._sender.ask("get_run", run_id=run_id)
         if not rows:
             raise RunNotFoundError(run_id)
-        return _run(rows[0])
+        return run_of(rows[0])
 
     async def latest_of_thread(self, organization_id: str, thread_id: str) -> Run:
-        rows = await self._ask("latest_of_thread", organization_id=organization_id, thread_id=thread_id)
+        rows = await self._sender.ask("latest_of_thread", organization_id=organization_id, thread_id=thread_id)
         if not rows:
             raise ThreadNotFoundError(thread_id)
-        return _run(rows[0])
+        return run_of(rows[0])
 
     async def list_runs(self, wanted: RunFilter, *, limit: int, after: Cursor | None = None) -> RunPage:
-        rows = await self._ask(
+        rows = await self._sender.ask(
             "list_runs",
             organization_id=wanted.organization_id,
             statuses=None if wanted.statuses is None else [str(status) for status in wanted.statuses],
@@ -109,122 +160,223 @@ class PostgresRunStore:
             before_id=after and after.run_id,
             limit=limit + 1,
         )
-        runs = [_run(row) for row in rows[:limit]]
+        runs = [run_of(row) for row in rows[:limit]]
         more = len(rows) > limit
         return RunPage(runs, Cursor(runs[-1].created_at, runs[-1].run_id) if more else None)
 
-    async def claim(self, run: Run) -> Run | None:
+    async def claim(self, run: Run, owner: int) -> Run | None:
+        row = uuid(run.run_id), integer(run.attempt), bigint(run.epoch)
         try:
-            return await self._move("claim_run", run)
+            claimed = await self._transit(Transition(kind="claim", run_id=run.run_id, row=row, owner=owner))
         except psycopg.errors.UniqueViolation:
             # Another run of the thread was claimed in the same instant.
             return None
+        return None if claimed is None else _claimed(run, owner, claimed)
 
-    async def record_activities(self, activities: Mapping[str, tuple[int, str]]) -> None:
+    async def claim_next(
+        self,
+        owner: int,
+        workflows: Sequence[str],
+        *,
+        limit: int,
+        queues: Sequence[str] | None = None,
+        older_than_s: float = 0.0,
+        last_chance: bool = False,
+    ) -> list[Run]:
+        try:
+            rows = await self._sender.ask(
+                "claim_oldest",
+                owner=owner,
+                workflows=list(workflows),
+                queues=None if queues is None else list(queues),
+                older_than_s=older_than_s,
+                last_chance=last_chance,
+                limit=limit,
+                lease_s=self._lease_s,
+            )
+        except psycopg.errors.UniqueViolation:
+            return []
+        return sorted(map(run_of, rows), key=lambda run: (run.created_at, run.run_id))
+
+    async def record(self, told: Sequence[RunNotes]) -> None:
         # In one order everywhere, so that two servers never wait for each other's rows crosswise.
-        ordered = sorted(activities.items())
-        await self._ask(
-            "record_activities",
-            run_ids=[run_id for run_id, _ in ordered],
-            epochs=[epoch for _, (epoch, _) in ordered],
-            activities=[activity for _, (_, activity) in ordered],
-        )
+        items = [
+            Transition(
+                kind="record",
+                run_id=each.run_id,
+                row=(
+                    uuid(each.run_id),
+                    bigint(each.epoch),
+                    text(max(each.notes, key=lambda note: note.started).activity if each.notes else None),
+                    bigint(len(each.events)),
+                    bigint(each.mark),
+                ),
+                told=each,
+                events=(events := each.events_json()),
+                bytes=len(events),
+            )
+            for each in sorted(told, key=lambda each: (each.run_id, each.epoch))
+        ]
+        await asyncio.gather(*map(self._transit, items))
 
-    async def finish(self, run: Run, outcome: Outcome) -> Run | None:
+    async def events_after(self, run_id: str, after: int, *, limit: int = 500) -> list[Event]:
+        rows = await self._sender.ask("events_after", run_id=run_id, after=after, limit=limit)
+        return [event for row in rows for event in events_of(run_id, row) if event.number > after]
+
+    async def finish(self, run: Run, outcome: Outcome, told: RunNotes | None = None) -> Run | None:
         require_transition(RunStatus.RUNNING, outcome.status)
-        finished = await self._move(
-            "finish_run",
-            run,
-            status=str(outcome.status),
-            output=_nullable(outcome.output),
-            error=_nullable(outcome.error),
-            current_activity=outcome.current_activity,
-            last_checkpoint_id=outcome.last_checkpoint_id,
-            final=outcome.status in FINAL,
-        )
-        return finished and replace(finished, output=outcome.output, error=outcome.error)
-
-    async def release(self, run: Run, *, to: int | None, refund: bool) -> Run | None:
-        return await self._move("release_run", run, new_owner=to, refund=refund)
+        row = (*_finish_row(run, outcome), bigint(len(told.events) if told else 0))
+        events = told.events_json() if told else b""
+        size = sum(map(len, row)) + len(events)
+        item = Transition(kind="finish", run_id=run.run_id, row=row, told=told, events=events, bytes=size)
+        if finished := await self._transit(item):
+            return _finished(run, outcome, finished)
+        # Ended already, where this was sent before: a statement of its own, for it sees what was committed since.
+        rows = await self._sender.ask("ended_before", run_id=run.run_id, epoch=run.epoch)
+        return run_of(rows[0]) if rows else None
 
     async def release_all(self, owner: int) -> list[str]:
-        return [str(row["run_id"]) for row in await self._ask("release_all", owner=owner)]
+        async def release(conn: Connection) -> list[str]:
+            rows = await self._sender.rows(conn, "release_all", {"owner": owner})
+            if rows:
+                await self._notify(conn, "free")
+            return [str(row["run_id"]) for row in rows]
 
-    async def held_by(self, owner: int) -> Mapping[str, int]:
-        return {str(row["run_id"]): row["epoch"] for row in await self._ask("held_by", owner=owner)}
+        return await self._sender.transaction("handing runs back", release)
 
-    async def adopt(self, owner: int, workflows: Sequence[str], *, limit: int) -> list[Run]:
-        rows = await self._ask("adopt_runs", owner=owner, workflows=list(workflows), limit=limit)
-        return sorted(map(_run, rows), key=lambda run: (run.created_at, run.run_id))
+    async def absent_owners(self, owner: int) -> list[Absent]:
+        return [Absent(row["owner"], row["reason"]) for row in await self._sender.ask("absent_owners", owner=owner)]
 
-    async def absent_owners(self, owner: int) -> list[int]:
-        return [row["lease_owner"] for row in await self._ask("absent_owners", owner=owner)]
+    async def take_over(self, absent: Absent) -> list[Run]:
+        rows = await self._sender.ask("take_over", absent=absent.owner)
+        return sorted(map(run_of, rows), key=lambda run: (run.created_at, run.run_id))
 
-    async def take_over(self, owner: int, absent: int, workflows: Sequence[str]) -> list[Run]:
-        rows = await self._ask("take_over", owner=owner, absent=absent, workflows=list(workflows))
-        return sorted(map(_run, rows), key=lambda run: (run.created_at, run.run_id))
+    async def push_again(self, *, older_than_s: float) -> list[Run]:
+        rows = await self._sender.ask("push_again", older_than_s=older_than_s)
+        return [run_of(row) for row in rows]
 
-    async def _move(self, query: str, run: Run, **params: Any) -> Run | None:
-        """Send a transition for as long as a save would be; None where its guard did not match."""
-        params |= {"run_id": run.run_id, "owner": run.lease_owner, "epoch": run.epoch}
-        rows = await self._send(query, params, self._retry_for_s)
-        return replace(run, **_columns(rows[0])) if rows else None
+    async def wake_due(self) -> int:
+        return len(await self._sender.ask("wake_due"))
 
-    async def _ask(self, query: str, **params: Any) -> list[DictRow]:
-        return await self._send(query, params, CALLER_PATIENCE_S)
+    async def activities(self, run_id: str) -> list[Activity]:
+        return [activity_of(row) for row in await self._sender.ask("activities_of_run", run_id=run_id)]
 
-    async def _send(self, query: str, params: Mapping[str, Any], for_s: float) -> list[DictRow]:
-        async def attempt() -> list[DictRow]:
-            async with self._pool.connection(timeout=for_s) as conn:
-                return await self._rows(conn, query, params)
-
-        return await self._ride_out(query, attempt, for_s)
-
-    async def _rows(self, conn: Connection, query: str, params: Mapping[str, Any]) -> list[DictRow]:
-        return await (await conn.execute(self._queries[query].encode(), params)).fetchall()
-
-    async def _ride_out(self, operation: str, attempt: Callable[[], Awaitable[T]], for_s: float) -> T:
-        try:
-            return await _within(for_s + 0.5, ride_out(operation, attempt, for_s=for_s))
-        except (SaverUnavailableError, TimeoutError) as exc:
-            raise DatabaseUnavailableError(f"PostgreSQL did not answer in time: {exc}") from exc
-        except PoolClosed as exc:
-            raise DatabaseUnavailableError("the connection pool is closed: this process is stopping") from exc
+    async def _transit(self, item: Transition) -> tuple[Any, ...] | None:
+        row: tuple[Any, ...] | None = await translated(self._transitions.submit(item))
+        return row
 
 
-async def _within(timeout_s: float, work: Coroutine[Any, Any, T]) -> T:
-    """Await `work` for `timeout_s`, then leave it to end by itself.
+def _identity(new: NewRun) -> dict[str, Any]:
+    return {
+        "run_id": new.run_id,
+        "thread_id": new.thread_id or new.run_id,
+        "organization_id": new.organization_id,
+        "workflow_type": new.workflow_type,
+        "idempotency_key": new.idempotency_key,
+    }
 
-    A plain time-out is not enough: a connection whose server fell silent takes seconds more to be cancelled.
-    """
-    task = asyncio.ensure_future(work)
+
+def _created(new: NewRun, owner: int | None, row: tuple[Any, ...]) -> Run:
+    _, created_at, lease_until, started_at, _ = row
+    begun = owner is not None
+    created_at = created_at.astimezone(UTC)
+    return Run(
+        run_id=new.run_id,
+        thread_id=new.thread_id or new.run_id,
+        organization_id=new.organization_id,
+        workflow_type=new.workflow_type,
+        workflow_version=new.workflow_version,
+        status=RunStatus.RUNNING if begun else RunStatus.PENDING,
+        input=new.input,
+        idempotency_key=new.idempotency_key,
+        max_attempts=new.max_attempts,
+        retry=new.retry,
+        parent_run_id=new.parent_run_id,
+        fork_checkpoint_id=new.fork_checkpoint_id,
+        queue=new.queue,
+        priority=new.priority,
+        start_at=new.start_at,
+        attempt=int(begun),
+        epoch=int(begun),
+        lease_owner=owner,
+        lease_until=_utc(lease_until),
+        saver="PostgresSaver",
+        created_at=created_at,
+        updated_at=created_at,
+        started_at=_utc(started_at),
+    )
+
+
+def _claimed(run: Run, owner: int, row: tuple[Any, ...]) -> Run:
+    _, attempt, epoch, lease_until, started_at, updated_at, signals, requested, failures, losses, error, last = row
+    return replace(
+        run,
+        status=RunStatus.RUNNING,
+        lease_owner=owner,
+        attempt=attempt,
+        epoch=epoch,
+        lease_until=_utc(lease_until),
+        started_at=_utc(started_at),
+        updated_at=_utc(updated_at),
+        signal_count=signals,
+        requested=requested and Request(requested),
+        failures=failures,
+        losses=losses,
+        error=error,
+        last_checkpoint_id=last,
+        retry_at=None,
+        awaiting=None,
+        completed_at=None,
+    )
+
+
+def _finish_row(run: Run, outcome: Outcome) -> tuple[bytes, ...]:
+    return (
+        uuid(run.run_id),
+        bigint(run.lease_owner),
+        bigint(run.epoch),
+        text(outcome.status),
+        _json(outcome.output),
+        _json(outcome.error),
+        text(outcome.current_activity),
+        text(outcome.last_checkpoint_id),
+        seconds(outcome.retry_after_s),
+        _json(outcome.awaiting),
+        bigint(outcome.seen_signals),
+        integer(outcome.failed),
+    )
+
+
+def _finished(run: Run, outcome: Outcome, row: tuple[Any, ...]) -> Run:
+    _, status, error, awaiting, signals, failures, last, retry_at, completed_at, updated_at, requested, _ = row
+    return replace(
+        run,
+        status=RunStatus(status),
+        output=outcome.output,
+        error=error,
+        current_activity=outcome.current_activity,
+        failures=failures,
+        awaiting=awaiting,
+        signal_count=signals,
+        last_checkpoint_id=last,
+        retry_at=_utc(retry_at),
+        completed_at=_utc(completed_at),
+        updated_at=_utc(updated_at),
+        requested=requested and Request(requested),
+        lease_owner=None,
+        lease_until=None,
+    )
+
+
+def _json(value: Json) -> bytes:
+    if value is None:
+        return NULL
     try:
-        done, _ = await asyncio.wait({task}, timeout=timeout_s)
-    finally:
-        if not task.done():
-            task.cancel()
-            task.add_done_callback(_retrieve)
-    if not done:
-        raise TimeoutError(f"gave up after {timeout_s:g} s")
-    return task.result()
+        return cell(orjson.dumps(value))
+    except TypeError:
+        # Half a surrogate pair, or a number past 64 bits: legal here, and in a json column as an escape.
+        return text(json.dumps(value))
 
 
-def _retrieve(task: asyncio.Future[Any]) -> None:
-    if not task.cancelled():
-        task.exception()
-
-
-def _nullable(value: Json) -> JsonParameter | None:
-    return None if value is None else JsonParameter(value)
-
-
-def _columns(row: DictRow) -> dict[str, Any]:
-    times = {name: value.astimezone(UTC) for name, value in row.items() if isinstance(value, datetime)}
-    return row | times | {"status": RunStatus(row["status"])}
-
-
-def _run(row: DictRow) -> Run:
-    # Only the columns known here: a database that a newer version has upgraded holds more.
-    known = {name: row[name] for name in _FIELDS}
-    ids = {name: str(known[name]) for name in _UUIDS if known[name] is not None}
-    return Run(**_columns(known | ids))
+def _utc(value: datetime | None) -> Any:
+    return value and value.astimezone(UTC)

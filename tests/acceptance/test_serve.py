@@ -170,7 +170,7 @@ async def test_a_signal_hands_runs_over_and_ends_with_0(
         gate.touch()
         await server.start()
         run = await server.finished(started)
-        assert (run["status"], run["attempt"]) == ("completed", 1)
+        assert (run["status"], run["attempt"], run["losses"], run["failures"]) == ("completed", 2, 0, 0)
         assert "Traceback" not in server.log
 
 

@@ -10,6 +10,9 @@ from importlib import import_module
 BENCHES = {
     "saver": "tests.bench.saver",
     "storage": "tests.bench.storage",
+    "orchestrator": "tests.bench.orchestrator",
+    "queue": "tests.bench.queue",
+    "http": "tests.bench.http",
 }
 
 

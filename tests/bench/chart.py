@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -18,7 +18,7 @@ from tests.bench.contenders import LABELS
 from tests.bench.figures import Figure, ratios
 from tests.bench.report import Report
 
-__all__ = ["draw", "draw_marks"]
+__all__ = ["draw", "draw_marks", "save"]
 
 _COLOURS = {"memory": "#9aa5b1", "sqlite": "#c9b458", "stock": "#d98880", "unlocked": "#e5a36f", "ours": "#2a7f62"}
 _TICKS = (0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 50, 100)
@@ -30,12 +30,16 @@ def draw(report: Report, path: Path) -> None:
     speed, marks = canvas.subplots(2, 1, height_ratios=(3, 2))
     _draw_speed(speed, report)
     draw_marks(marks, report.figures)
-    machine = report.machine
-    canvas.suptitle("LangGraph checkpointers side by side", fontsize=15, fontweight="bold")
+    save(canvas, path, "LangGraph checkpointers side by side", report.machine, report.rounds)
+
+
+def save(canvas: Canvas, path: Path, title: str, machine: Mapping[str, str], rounds: int) -> None:
+    """Write the picture with its title and what it was measured on."""
+    canvas.suptitle(title, fontsize=15, fontweight="bold")
     canvas.supxlabel(
         f"{machine['processor']}; PostgreSQL {machine['postgresql']}, fsync on; Python {machine['python']}; "
         f"langgraph {machine['langgraph']}, langgraph-checkpoint-postgres {machine['langgraph-checkpoint-postgres']}; "
-        f"medians of {report.rounds} rounds",
+        f"medians of {rounds} rounds",
         fontsize=8,
         color="#555555",
     )
@@ -83,11 +87,11 @@ def _title(workload: str) -> str:
 
 def draw_marks(axes: Axes, promised: Sequence[Figure]) -> None:
     """Each promised figure as a share of its mark, so that all of them read the same way: past the line is met."""
-    figures = list(reversed(promised))
-    shares = [_share(figure) for figure in figures]
-    colours = ["#2a7f62" if figure.met else "#c0392b" for figure in figures]
-    bars = axes.barh([figure.title for figure in figures], shares, color=colours, height=0.6, zorder=2)
-    labels = [f"{figure.shown(figure.value)} ({figure.bound} {figure.mark:g})" for figure in figures]
+    marked = [(figure, figure.mark) for figure in reversed(promised) if figure.mark is not None]
+    shares = [figure.value / mark if figure.bound == "at least" else mark / figure.value for figure, mark in marked]
+    colours = ["#2a7f62" if figure.met else "#c0392b" for figure, _ in marked]
+    bars = axes.barh([figure.title for figure, _ in marked], shares, color=colours, height=0.6, zorder=2)
+    labels = [f"{figure.shown(figure.value)} ({figure.bound} {mark:g})" for figure, mark in marked]
     behind = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
     axes.bar_label(bars, labels, padding=7, fontsize=8, bbox=behind, zorder=4)
     axes.axvline(1, color="#333333", lw=1.2, zorder=3)
@@ -95,7 +99,3 @@ def draw_marks(axes: Axes, promised: Sequence[Figure]) -> None:
     axes.grid(axis="x", alpha=0.3, zorder=0)
     axes.tick_params(axis="y", labelsize=9)
     axes.set_xlabel("how the figure stands to its mark: 1 and more is met")
-
-
-def _share(figure: Figure) -> float:
-    return figure.value / figure.mark if figure.bound == "at least" else figure.mark / figure.value

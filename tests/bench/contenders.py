@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, Literal
 
 import psycopg
 from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -16,6 +16,7 @@ from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool
+from typing_extensions import TypeVar
 
 from checkpointer import PooledPostgresSaver, open_postgres_saver
 from checkpointer.postgres.pool import PoolOptions
@@ -24,6 +25,7 @@ from tests.postgres import fresh_database
 __all__ = ["LABELS", "Contender", "Saver", "open_contenders", "open_ours", "open_stock"]
 
 Saver = BaseCheckpointSaver[Any]
+SubjectT = TypeVar("SubjectT", default=Saver)
 
 _STOCK_CONNECTIONS = 20
 _OUR_WRITERS, _OUR_READERS, _OUR_POOL = 2, 1, 1
@@ -37,11 +39,11 @@ LABELS = {
 
 
 @dataclass(frozen=True)
-class Contender:
-    """One saver under measurement; `fresh` gives it, without what earlier rounds left in this process."""
+class Contender(Generic[SubjectT]):
+    """What is under measurement, such as a saver; `fresh` gives it without what earlier rounds left in this process."""
 
     name: str
-    fresh: Callable[[], Saver]
+    fresh: Callable[[], SubjectT]
     dsn: str | None = None
 
     async def analyze(self) -> None:
@@ -65,7 +67,7 @@ class _NoLock(asyncio.Lock):
 async def open_contenders(admin_dsn: str, directory: Path, names: Sequence[str]) -> AsyncIterator[list[Contender]]:
     """Open the named contenders, on fresh databases of the server or files in the directory."""
     async with AsyncExitStack() as stack:
-        contenders = []
+        contenders: list[Contender] = []
         for name in names:
             if name == "memory":
                 contenders.append(Contender(name, InMemorySaver))

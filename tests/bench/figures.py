@@ -30,15 +30,16 @@ _SPEED_MARKS = (
     ("graph:1", "stock", 1.4, "graph, N=1: stock's time ÷ ours"),
 )
 _LATENCY_MARK_MS = 50.0
+_VERDICTS = {True: "[green]met[/]", False: "[bold red]missed[/]"}
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One promised figure: its value in each round, and the mark that the median has to reach."""
+    """One figure: its value in each round, and the mark that the median has to reach, where one was promised."""
 
     title: str
     values: Sequence[float]
-    mark: float
+    mark: float | None
     bound: Literal["at least", "at most"]
     unit: str = ""
 
@@ -49,12 +50,14 @@ class Figure:
 
     def shown(self, value: float) -> str:
         """A value of this figure with its unit, as many digits as mean something."""
-        digits = {"MB": 0, "ms": 1}.get(self.unit, 2)
+        digits = {"MB": 0, "MiB": 0, "runs/s": 0, "µs": 0, "ms": 1}.get(self.unit, 2)
         return f"{value:.{digits}f} {self.unit}"
 
     @property
     def met(self) -> bool:
-        """Whether the median keeps the promise."""
+        """Whether the median keeps the promise, if there is one."""
+        if self.mark is None:
+            return True
         return self.value >= self.mark if self.bound == "at least" else self.value <= self.mark
 
 
@@ -94,8 +97,7 @@ def as_table(figures: Sequence[Figure]) -> Table:
             figure.title,
             figure.shown(figure.value),
             f"{figure.shown(min(figure.values))} - {figure.shown(max(figure.values))}",
-            f"{figure.bound} {figure.mark:g}",
-            "[green]met[/]" if figure.met else "[bold red]missed[/]",
+            *(() if figure.mark is None else (f"{figure.bound} {figure.mark:g}", _VERDICTS[figure.met])),
         )
     return table
 
@@ -107,7 +109,7 @@ def as_markdown(figures: Sequence[Figure]) -> Iterator[str]:
     for figure in figures:
         low, high = figure.shown(min(figure.values)), figure.shown(max(figure.values))
         sign = "≥" if figure.bound == "at least" else "≤"
-        promised = f"{sign} {figure.mark:g}{'' if figure.met else ', missed'}"
+        promised = "" if figure.mark is None else f"{sign} {figure.mark:g}{'' if figure.met else ', missed'}"
         yield f"| {figure.title} | {figure.shown(figure.value)} | {low} to {high} | {promised} |"
 
 
@@ -119,8 +121,7 @@ def as_json(figures: Sequence[Figure]) -> list[dict[str, Any]]:
             "median": figure.value,
             "rounds": list(figure.values),
             "unit": figure.unit,
-            figure.bound.replace(" ", "_"): figure.mark,
-            "met": figure.met,
+            **({} if figure.mark is None else {figure.bound.replace(" ", "_"): figure.mark, "met": figure.met}),
         }
         for figure in figures
     ]

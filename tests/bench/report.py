@@ -17,7 +17,7 @@ from tests.bench.contenders import LABELS
 from tests.bench.figures import Figure, Results, as_json, as_markdown, as_table, percentile, ratios
 from tests.bench.workloads import Sample
 
-__all__ = ["Report"]
+__all__ = ["Report", "by_contender", "samples_as_json", "times"]
 
 _PERCENTS = (50, 95, 99)
 
@@ -35,7 +35,7 @@ class Report:
     def show(self, console: Console) -> None:
         """Print the tables."""
         console.print()
-        console.print(_times(self.results))
+        console.print(times(self.results, LABELS))
         console.print(_cpu(self.results))
         console.print(self._latency_table())
         if self.figures:
@@ -55,14 +55,7 @@ class Report:
             "rounds": self.rounds,
             "quick": self.quick,
             "figures": as_json(self.figures),
-            "seconds": {
-                workload: {name: [sample.seconds for sample in samples] for name, samples in measured.items()}
-                for workload, measured in self.results.items()
-            },
-            "cpu_seconds": {
-                workload: {name: [sample.cpu for sample in samples] for name, samples in measured.items()}
-                for workload, measured in self.results.items()
-            },
+            **samples_as_json(self.results),
             "latency_ms": {
                 f"{workload} {contender} {call}": dict(zip(map("p{}".format, _PERCENTS), times, strict=True))
                 for workload, contender, call, times in self._latencies()
@@ -89,7 +82,18 @@ class Report:
         return table
 
 
-def _times(results: Results) -> Table:
+def samples_as_json(results: Results) -> dict[str, Any]:
+    """Every round's seconds, as they stand in a bench's JSON."""
+    return {
+        key: {
+            workload: {name: [getattr(sample, of) for sample in samples] for name, samples in measured.items()}
+            for workload, measured in results.items()
+        }
+        for key, of in (("seconds", "seconds"), ("cpu_seconds", "cpu"))
+    }
+
+
+def times(results: Results, labels: Mapping[str, str]) -> Table:
     """The median time of each contender, and how many times its throughput ours has."""
 
     def cell(measured: Mapping[str, Sequence[Sample]], name: str) -> str:
@@ -98,21 +102,28 @@ def _times(results: Results) -> Table:
             return shown
         return f"{shown} ({median(ratios(measured, name, 'ours')):.2f}×)"
 
-    return _by_contender("seconds (ours is × as fast)", results, cell)
+    return by_contender("seconds (ours is × as fast)", results, labels, cell)
 
 
 def _cpu(results: Results) -> Table:
     """What of the time was work of this process; the server's is not in it."""
-    return _by_contender(
+    return by_contender(
         "seconds on a processor",
         results,
+        LABELS,
         lambda measured, name: f"{median(sample.cpu for sample in measured[name]):.4f}",
     )
 
 
-def _by_contender(title: str, results: Results, cell: Callable[[Mapping[str, Sequence[Sample]], str], str]) -> Table:
-    names = [name for name in LABELS if any(name in measured for measured in results.values())]
-    table = Table(title, *(LABELS[name] for name in names), box=box.SIMPLE)
+def by_contender(
+    title: str,
+    results: Results,
+    labels: Mapping[str, str],
+    cell: Callable[[Mapping[str, Sequence[Sample]], str], str],
+) -> Table:
+    """A row per workload, a column per contender that took part in any; `labels` gives their order."""
+    names = [name for name in labels if any(name in measured for measured in results.values())]
+    table = Table(title, *(labels[name] for name in names), box=box.SIMPLE)
     for workload, measured in results.items():
         table.add_row(workload, *(cell(measured, name) if name in measured else "" for name in names))
     return table

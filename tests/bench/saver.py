@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from tests.bench.chart import draw
 from tests.bench.contenders import LABELS, Contender, open_contenders
 from tests.bench.figures import Figure, speed_figures
 from tests.bench.long_thread import long_thread_figure
-from tests.bench.machine import describe, is_busy, server_settings
+from tests.bench.machine import describe, server_settings
 from tests.bench.memory import memory_figure
 from tests.bench.profiling import profile
 from tests.bench.report import Report
@@ -31,10 +30,7 @@ __all__ = ["main"]
 def main(arguments: Sequence[str]) -> int:
     """Run the bench; 0 unless something breaks, or with --strict a figure misses its mark."""
     chosen = _parser().parse_args(arguments)
-    terminal = sys.stdout.isatty()
-    console = Console(highlight=False, width=None if terminal else 160)
-    if is_busy():
-        console.print("other work runs on this machine: figures in ms will come out too high, and ratios will scatter")
+    console = options.open_console()
     with own_cluster(options="") as cluster, tempfile.TemporaryDirectory(prefix="holdfast-bench-") as directory:
         dsn, scratch = cluster.dsn(), Path(directory)
         machine = {**describe(scratch), **server_settings(dsn)}
@@ -42,11 +38,7 @@ def main(arguments: Sequence[str]) -> int:
             asyncio.run(_profile(dsn, scratch, *chosen.profile, lines=chosen.lines))
             return 0
         report = asyncio.run(_measure(dsn, scratch, chosen, machine, console))
-    report.show(console)
-    report.write(chosen.json)
-    draw(report, chosen.json.with_suffix(".png"))
-    console.print("wrote", *(chosen.json.with_suffix(suffix) for suffix in (".json", ".md", ".png")))
-    return 1 if chosen.strict and not all(figure.met for figure in report.figures) else 0
+    return options.publish(report, draw, chosen, console)
 
 
 def _parser() -> argparse.ArgumentParser:

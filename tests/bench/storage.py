@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from rich.console import Console
 from tests.bench import options
 from tests.bench.contenders import Contender, Saver, open_ours
 from tests.bench.figures import Figure
-from tests.bench.machine import describe, is_busy, server_settings
+from tests.bench.machine import describe, server_settings
 from tests.bench.rounds import one_round, warm_up
 from tests.bench.storage_chart import draw
 from tests.bench.storage_figures import States, short_thread_figures, storage_figures
@@ -44,19 +43,13 @@ _SHORT_THREADS = (Workload("ops", 100), Workload("graph", 100))
 def main(arguments: Sequence[str]) -> int:
     """Run the bench; 0 unless something breaks, or with --strict a figure misses its mark."""
     chosen = _parser().parse_args(arguments)
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
-    if is_busy():
-        console.print("other work runs on this machine: figures in ms will come out too high, and ratios will scatter")
+    console = options.open_console()
     if chosen.profile:
         with own_cluster(options=_SERVER) as cluster:
             asyncio.run(profile_calls(cluster.dsn(), chosen.profile, lines=chosen.lines))
         return 0
     report = _measure(chosen, console)
-    report.show(console)
-    report.write(chosen.json)
-    draw(report, chosen.json.with_suffix(".png"))
-    console.print("wrote", *(chosen.json.with_suffix(suffix) for suffix in (".json", ".md", ".png")))
-    return 1 if chosen.strict and not all(figure.met for figure in report.figures) else 0
+    return options.publish(report, draw, chosen, console)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter, LogLocator
 
-from tests.bench.chart import draw_marks
+from tests.bench.chart import draw_marks, save
 from tests.bench.figures import percentile
 from tests.bench.storage_report import StorageReport
 from tests.bench.threads import LABELS, State
@@ -37,16 +37,7 @@ def draw(report: StorageReport, path: Path) -> None:
         _draw_lines(axes[name], report, title, value)
     axes["D"].legend(fontsize=9, frameon=False)
     draw_marks(axes["M"], report.figures)
-    machine = report.machine
-    canvas.suptitle("A conversation in PostgreSQL, about 2 KB a turn", fontsize=15, fontweight="bold")
-    canvas.supxlabel(
-        f"{machine['processor']}; PostgreSQL {machine['postgresql']}, fsync on; Python {machine['python']}; "
-        f"langgraph {machine['langgraph']}, langgraph-checkpoint-postgres {machine['langgraph-checkpoint-postgres']}",
-        fontsize=8,
-        color="#555555",
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    canvas.savefig(path, dpi=130)
+    save(canvas, path, "A conversation in PostgreSQL, about 2 KB a turn", report.machine, report.rounds)
 
 
 def _draw_lines(axes: Axes, report: StorageReport, title: str, value: Callable[[State], float]) -> None:

@@ -1,4 +1,4 @@
-"""What happens to runs when their server dies, stops, or loses its connection."""
+"""What a server does about the runs of others that are gone, and about its own: recovery, tick by tick."""
 
 from __future__ import annotations
 
@@ -9,27 +9,29 @@ from contextlib import asynccontextmanager
 import psycopg
 import pytest
 
-from checkpointer import CheckpointerSettings, ConnectError, PooledPostgresSaver, SettingsError
-from checkpointer.factory import open_saver
+from checkpointer import CheckpointerSettings, SettingsError
 from checkpointer.postgres import schema as tables
-from orchestrator import OrchestratorSettings, RunStatus, open_orchestrator
-from orchestrator.engine.owner import OwnerLock, new_owner_id
-from orchestrator.engine.service import open_run_store
+from orchestrator import Orchestrator, OrchestratorSettings, RunStatus, open_orchestrator
+from orchestrator.engine.leases import Held, new_owner_id
+from orchestrator.engine.recovery import Recovery
 from orchestrator.migrations import MIGRATIONS
-from orchestrator.runs.model import Run, new_run_id
-from orchestrator.runs.postgres import PostgresRunStore
-from orchestrator.runs.store import NewRun
+from orchestrator.opening import open_run_store
+from orchestrator.runs.model import Request, Run, new_run_id
+from orchestrator.runs.store import Absent, NewRun
 from tests.graphs import Gates, chain
 from tests.postgres import Cluster
 from tests.waiting import until
 
 TRACE = ["one", "two", "three"]
 SCHEMA = "workflow_checkpoints"
+RUNS = f"{SCHEMA}.workflow_metadata"
 
 
 @pytest.fixture
 def settings(checkpointer_settings: CheckpointerSettings) -> OrchestratorSettings:
-    return OrchestratorSettings(**checkpointer_settings.model_dump(exclude_unset=True), drain_timeout=2.0)
+    """Leases so long that no renewal comes in between."""
+    given = checkpointer_settings.model_dump(exclude_unset=True)
+    return OrchestratorSettings(**given, drain_timeout=2.0, run_lease_seconds=600)
 
 
 @pytest.fixture
@@ -37,81 +39,223 @@ def own_settings(cluster: Cluster) -> OrchestratorSettings:
     return OrchestratorSettings(use_postgres_saver=True, postgres_connection_string=cluster.dsn(), drain_timeout=2.0)
 
 
+@pytest.fixture
+def by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recovery ticks only where the test says so."""
+    monkeypatch.setattr(Recovery, "start", lambda self: None)
+
+
 @asynccontextmanager
-async def _store(settings: CheckpointerSettings) -> AsyncIterator[PostgresRunStore]:
-    async with open_saver(settings, migrations=(MIGRATIONS,)) as saver:
-        assert isinstance(saver, PooledPostgresSaver)
-        yield PostgresRunStore(saver.pool, saver.schema)
+async def alive(dsn: str, owner: int) -> AsyncIterator[None]:
+    """Someone else holds the lock that says so."""
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as conn:
+        await conn.execute("SELECT pg_advisory_lock(%s)", [owner])
+        yield
 
 
-async def _left_running(settings: CheckpointerSettings, *, attempts: int = 1, max_attempts: int = 3) -> Run:
-    """A run as a server leaves it that is killed in its nth attempt."""
+async def left_running(settings: OrchestratorSettings, *, losses: int = 0, max_attempts: int = 3) -> Run:
+    """A run as a server leaves it that is killed, after others were."""
     new = NewRun(
         run_id=new_run_id(),
         workflow_type="chain",
         input={"text": "x"},
         max_attempts=max_attempts,
-        lease_owner=new_owner_id(),
         organization_id="default",
     )
-    async with _store(settings) as store:
-        run: Run | None = (await store.create(new)).run
-        for attempt in range(attempts):
-            assert run is not None
-            if attempt:
-                assert run.lease_owner is not None
-                [run] = await store.take_over(new_owner_id(), run.lease_owner, ["chain"])
-            run = await store.claim(run)
-    assert run is not None
-    return run
+    async with open_run_store(settings) as store:
+        run = (await store.create(new, owner=new_owner_id())).run
+        for _ in range(losses):
+            assert run.lease_owner is not None
+            [taken] = await store.take_over(Absent(run.lease_owner, "lock"))
+            claimed = await store.claim(taken, new_owner_id())
+            assert claimed is not None
+            run = claimed
+        return await store.get(run.run_id)
 
 
-async def test_runs_of_a_dead_server_are_finished(settings: OrchestratorSettings) -> None:
-    lost = await _left_running(settings)
-    async with open_orchestrator({"chain": chain()}, settings=settings) as orchestrator:
-        run = await orchestrator.wait(lost.run_id, timeout=15)
-    assert (run.status, run.attempt, run.output["trace"]) == (RunStatus.COMPLETED, 2, TRACE)
+async def status_of(orchestrator: Orchestrator, run: Run) -> RunStatus:
+    return (await orchestrator.poll(run.run_id)).status
 
 
-async def test_a_run_that_loses_every_server_fails_and_others_go_on(settings: OrchestratorSettings) -> None:
-    doomed = await _left_running(settings, attempts=2, max_attempts=2)
-    other = await _left_running(settings)
-    async with open_orchestrator({"chain": chain()}, settings=settings) as orchestrator:
-        run = await orchestrator.wait(doomed.run_id, timeout=15)
-        assert (await orchestrator.wait(other.run_id, timeout=15)).status is RunStatus.COMPLETED
-    assert run.status is RunStatus.FAILED
-    assert run.error is not None
-    assert "attempt 2 of 2" in run.error["message"]
+class TestTheLost:
+    pytestmark = pytest.mark.usefixtures("by_hand")
+
+    async def test_an_owner_is_gone_when_two_ticks_say_so(
+        self, settings: OrchestratorSettings, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level("INFO")
+        lost = await left_running(settings)
+        async with open_orchestrator({"chain": chain()}, settings=settings) as orchestrator:
+            await orchestrator.recovery.tick()
+            assert await orchestrator.poll(lost.run_id) == lost
+            await orchestrator.recovery.tick()
+            run = await orchestrator.wait(lost.run_id, timeout=15)
+        assert (run.status, run.output["trace"]) == (RunStatus.COMPLETED, TRACE)
+        assert (run.attempt, run.losses, run.failures) == (2, 1, 0)
+        assert f"run {lost.run_id} of a lost server was taken over (its connection is gone)" in caplog.text
+
+    async def test_one_that_is_back_by_the_second_tick_keeps_its_runs(
+        self, settings: OrchestratorSettings, postgres_dsn: str
+    ) -> None:
+        """And then it takes two ticks again."""
+        lost = await left_running(settings)
+        assert lost.lease_owner is not None
+        async with open_orchestrator({"chain": chain()}, settings=settings) as orchestrator:
+            await orchestrator.recovery.tick()
+            async with alive(postgres_dsn, lost.lease_owner):
+                for _ in range(3):
+                    await orchestrator.recovery.tick()
+            await orchestrator.recovery.tick()
+            assert await orchestrator.poll(lost.run_id) == lost
+            await orchestrator.recovery.tick()
+            assert (await orchestrator.wait(lost.run_id, timeout=15)).losses == 1
+
+    async def test_one_that_holds_its_lock_and_lets_its_leases_lapse_is_frozen(
+        self,
+        settings: OrchestratorSettings,
+        postgres_dsn: str,
+        conn: psycopg.Connection,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        caplog.set_level("INFO")
+        lost = await left_running(settings)
+        assert lost.lease_owner is not None
+        async with (
+            alive(postgres_dsn, lost.lease_owner),
+            open_orchestrator({"chain": chain()}, settings=settings) as orchestrator,
+        ):
+            for _ in range(3):
+                await orchestrator.recovery.tick()
+            assert await orchestrator.poll(lost.run_id) == lost
+            conn.execute(f"UPDATE {RUNS} SET lease_until = clock_timestamp() - interval '1 ms'")
+            await orchestrator.recovery.tick()
+            assert (await orchestrator.poll(lost.run_id)).epoch == lost.epoch
+            await orchestrator.recovery.tick()
+            run = await orchestrator.wait(lost.run_id, timeout=15)
+        assert (run.status, run.losses) == (RunStatus.COMPLETED, 1)
+        assert "its lease has lapsed" in caplog.text
+
+    async def test_a_run_that_has_lost_every_server_fails_and_others_go_on(
+        self, settings: OrchestratorSettings
+    ) -> None:
+        doomed = await left_running(settings, losses=1, max_attempts=2)
+        other = await left_running(settings)
+        async with open_orchestrator({"chain": chain()}, settings=settings) as orchestrator:
+            waiting = asyncio.create_task(orchestrator.wait(doomed.run_id, timeout=15))
+            await orchestrator.recovery.tick()
+            await orchestrator.recovery.tick()
+            run = await waiting
+            assert (await orchestrator.wait(other.run_id, timeout=15)).status is RunStatus.COMPLETED
+        assert (run.status, run.attempt, run.losses) == (RunStatus.FAILED, 2, 2)
+        assert run.error is not None
+        assert run.error["type"] == "AttemptsExhaustedError"
+        assert "the worker was lost 2 times" in run.error["message"]
+
+    async def test_a_server_without_the_graph_leaves_the_run_to_others(self, settings: OrchestratorSettings) -> None:
+        lost = await left_running(settings)
+        async with open_orchestrator({"other": chain()}, settings=settings) as orchestrator:
+            for _ in range(3):
+                await orchestrator.recovery.tick()
+            assert await status_of(orchestrator, lost) is RunStatus.PENDING
+            async with open_orchestrator({"chain": chain()}, settings=settings) as able:
+                await able.recovery.tick()
+                assert (await orchestrator.wait(lost.run_id, timeout=15)).status is RunStatus.COMPLETED
+
+    async def test_a_living_servers_runs_are_its_own(self, settings: OrchestratorSettings) -> None:
+        gates = Gates()
+        graphs = {"chain": chain(gates=gates)}
+        async with (
+            open_orchestrator(graphs, settings=settings) as first,
+            open_orchestrator(graphs, settings=settings) as second,
+        ):
+            started = await first.start("chain", {"text": "x"})
+            await until(lambda: gates.reached)
+            for _ in range(3):
+                await second.recovery.tick()
+            gates.open(*TRACE)
+            run = await second.wait(started.run_id, timeout=15)
+        assert (run.status, run.attempt, run.losses) == (RunStatus.COMPLETED, 1, 0)
+        assert gates.reached == TRACE
+
+    async def test_a_suspended_run_is_woken_when_it_is_due(
+        self, settings: OrchestratorSettings, conn: psycopg.Connection
+    ) -> None:
+        run = await left_running(settings)
+        async with open_orchestrator({"chain": chain()}, settings=settings) as orchestrator:
+            suspended = f"UPDATE {RUNS} SET status = 'suspended', lease_owner = NULL, retry_at = clock_timestamp() + %s"
+            conn.execute(suspended.encode(), ["1 hour"])
+            await orchestrator.recovery.tick()
+            assert await status_of(orchestrator, run) is RunStatus.SUSPENDED
+            conn.execute(suspended.encode(), ["-1 ms"])
+            await orchestrator.recovery.tick()
+            assert (await orchestrator.wait(run.run_id, timeout=15)).status is RunStatus.COMPLETED
 
 
-async def test_a_server_without_the_graph_leaves_the_run_alone(settings: OrchestratorSettings) -> None:
-    lost = await _left_running(settings)
-    async with open_orchestrator({"other": chain()}, settings=settings) as orchestrator:
-        for _ in range(3):
-            await orchestrator._recovery.tick()
-        assert (await orchestrator.poll(lost.run_id)).status is RunStatus.RUNNING
+class TestOurOwn:
+    """What the renewals of this server's leases tell it."""
+
+    pytestmark = pytest.mark.usefixtures("by_hand")
+
+    async def test_a_run_that_is_ours_and_driven_by_nobody_is_driven_when_it_is_seen_twice(
+        self, settings: OrchestratorSettings, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async with open_orchestrator({"chain": chain()}, settings=settings) as orchestrator:
+            new = NewRun(new_run_id(), "chain", {"text": "x"}, 3, "default")
+            await orchestrator._store.create(new, owner=orchestrator._owner)
+            stray = await orchestrator.poll(new.run_id)
+            held = Held({stray.run_id: (stray.epoch, None)})
+            orchestrator.recovery.hear(held)
+            orchestrator.recovery.hear(Held({}))
+            orchestrator.recovery.hear(held)
+            await asyncio.gather(*orchestrator.recovery._looks)
+            assert await orchestrator.poll(stray.run_id) == stray
+            orchestrator.recovery.hear(held)
+            run = await orchestrator.wait(stray.run_id, timeout=15)
+        assert (run.status, run.attempt) == (RunStatus.COMPLETED, 1)
+        assert "was ours but not under way" in caplog.text
+
+    async def test_an_attempt_whose_run_was_taken_is_stopped(
+        self, settings: OrchestratorSettings, conn: psycopg.Connection, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        gates = Gates()
+        async with open_orchestrator({"chain": chain(gates=gates)}, settings=settings) as orchestrator:
+            run = await orchestrator.start("chain", {"text": "x"})
+            await until(lambda: gates.running == 1)
+            conn.execute(f"UPDATE {RUNS} SET lease_owner = 1, epoch = epoch + 1")
+            orchestrator.recovery.hear(Held({}))
+            await until(lambda: gates.running == 0)
+            await until(lambda: f"run {run.run_id} lost its lease" in caplog.text)
+            taken = await orchestrator.poll(run.run_id)
+            assert (taken.status, taken.lease_owner, taken.epoch) == (RunStatus.RUNNING, 1, run.epoch + 1)
+
+    async def test_a_renewal_that_is_older_than_a_run_does_not_stop_it(self, settings: OrchestratorSettings) -> None:
+        gates = Gates()
+        async with open_orchestrator({"chain": chain(gates=gates)}, settings=settings) as orchestrator:
+            run = await orchestrator.start("chain", {"text": "x"})
+            await until(lambda: gates.running == 1)
+            orchestrator.recovery.hear(Held({}))
+            await asyncio.gather(*orchestrator.recovery._looks)
+            gates.open(*TRACE)
+            assert (await orchestrator.wait(run.run_id, timeout=15)).status is RunStatus.COMPLETED
+
+    async def test_a_request_whose_notice_was_lost_is_seen_at_a_renewal(
+        self, settings: OrchestratorSettings, conn: psycopg.Connection
+    ) -> None:
+        gates = Gates()
+        async with open_orchestrator({"chain": chain(gates=gates)}, settings=settings) as orchestrator:
+            run = await orchestrator.start("chain", {"text": "x"})
+            await until(lambda: gates.running == 1)
+            conn.execute(f"UPDATE {RUNS} SET requested = 'pause'")
+            orchestrator.recovery.hear(Held({run.run_id: (run.epoch, Request.PAUSE)}))
+            gates.open(*TRACE)
+            await until(lambda: run.run_id not in orchestrator._dispatcher.active())
+            orchestrator._dispatcher.fill()
+            paused = await orchestrator.wait(run.run_id, timeout=15)
+            assert paused.status is RunStatus.PAUSED
+            assert gates.reached == ["one"]
 
 
-async def test_a_second_server_does_not_take_a_living_ones_runs(settings: OrchestratorSettings) -> None:
-    gates = Gates()
-    graphs = {"chain": chain(gates=gates)}
-    async with (
-        open_orchestrator(graphs, settings=settings) as first,
-        open_orchestrator(graphs, settings=settings) as second,
-    ):
-        started = await first.start("chain", {"text": "x"})
-        await until(lambda: gates.reached)
-        for _ in range(3):
-            await second._recovery.tick()
-        gates.open(*TRACE)
-        run = await second.wait(started.run_id, timeout=15)
-    assert (run.status, run.attempt, run.output["trace"]) == (RunStatus.COMPLETED, 1, TRACE)
-    assert gates.reached == TRACE
-
-
-async def test_a_stopped_servers_runs_go_on_elsewhere_without_repeating_a_step(
-    settings: OrchestratorSettings,
-) -> None:
+async def test_a_stopped_servers_runs_go_on_elsewhere_without_repeating_a_step(settings: OrchestratorSettings) -> None:
     gates = Gates()
     graphs = {"chain": chain(gates=gates)}
     async with open_orchestrator(graphs, settings=settings) as second:
@@ -121,7 +265,7 @@ async def test_a_stopped_servers_runs_go_on_elsewhere_without_repeating_a_step(
             first.request_close()
             gates.open(*TRACE)
         run = await second.wait(started.run_id, timeout=15)
-    assert (run.status, run.attempt, run.output["trace"]) == (RunStatus.COMPLETED, 1, TRACE)
+    assert (run.status, run.losses, run.output["trace"]) == (RunStatus.COMPLETED, 0, TRACE)
     assert gates.reached == TRACE
 
 
@@ -158,68 +302,6 @@ async def test_an_idempotency_key_makes_one_run_over_two_servers(settings: Orche
         assert (await first.wait(runs[0].run_id, timeout=15)).status is RunStatus.COMPLETED
 
 
-async def test_a_run_that_is_ours_and_driven_by_nobody_is_picked_up(settings: OrchestratorSettings) -> None:
-    async with open_orchestrator({"chain": chain()}, settings=settings) as orchestrator:
-        lost = NewRun(
-            run_id=new_run_id(),
-            workflow_type="chain",
-            input={"text": "x"},
-            max_attempts=3,
-            lease_owner=orchestrator._owner,
-            organization_id="default",
-        )
-        await orchestrator._store.create(lost)
-        assert (await orchestrator.wait(lost.run_id, timeout=15)).status is RunStatus.COMPLETED
-
-
-async def test_an_attempt_whose_run_was_taken_is_stopped(
-    settings: OrchestratorSettings, postgres_dsn: str, conn: psycopg.Connection
-) -> None:
-    gates = Gates()
-    async with (
-        open_orchestrator({"chain": chain(gates=gates)}, settings=settings) as orchestrator,
-        OwnerLock(postgres_dsn, SCHEMA, 1).held(),
-    ):
-        run = await orchestrator.start("chain", {"text": "x"})
-        await until(lambda: gates.running == 1)
-        conn.execute(f"UPDATE {SCHEMA}.workflow_metadata SET lease_owner = 1, epoch = epoch + 1")
-        await until(lambda: gates.running == 0)
-        taken = await orchestrator.poll(run.run_id)
-        assert (taken.lease_owner, taken.epoch) == (1, 2)
-        conn.execute(f"UPDATE {SCHEMA}.workflow_metadata SET status = 'completed', lease_owner = NULL")
-
-
-async def test_the_owner_lock_comes_back_after_its_connection_was_cut(
-    postgres_dsn: str, conn: psycopg.Connection
-) -> None:
-    owner = new_owner_id()
-
-    def held() -> bool:
-        [row] = conn.execute(
-            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1"
-            " AND classid = (%(o)s::bigint >> 32)::oid AND objid = (%(o)s::bigint & 4294967295)::oid",
-            {"o": owner},
-        )
-        return bool(row[0])
-
-    async with OwnerLock(postgres_dsn, SCHEMA, owner).held():
-        assert held()
-        conn.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        )
-        await until(lambda: not held(), what="the lock is gone")
-        await until(held, what="the lock is back")
-    await until(lambda: not held())
-
-
-async def test_an_owner_lock_that_can_not_be_taken_is_a_connect_error(cluster: Cluster) -> None:
-    cluster.stop()
-    with pytest.raises(ConnectError, match="says this server is alive"):
-        async with OwnerLock(cluster.dsn(), SCHEMA, 1).held():
-            pass
-
-
 async def test_runs_survive_a_restart_of_postgres(cluster: Cluster, own_settings: OrchestratorSettings) -> None:
     gates = Gates()
     async with open_orchestrator({"chain": chain(gates=gates)}, settings=own_settings) as orchestrator:
@@ -228,9 +310,10 @@ async def test_runs_survive_a_restart_of_postgres(cluster: Cluster, own_settings
         await asyncio.to_thread(cluster.stop, "immediate")
         gates.open(*TRACE)
         await asyncio.to_thread(cluster.start)
-        runs = [await orchestrator.wait_for(run, timeout=60) for run in started]
-    assert {run.status for run in runs} == {RunStatus.COMPLETED}
+        runs = [await orchestrator.wait(run.run_id, timeout=60) for run in started]
+    assert {(run.status, run.attempt) for run in runs} == {(RunStatus.COMPLETED, 1)}
     assert {tuple(run.output["trace"]) for run in runs} == {tuple(TRACE)}
+    assert len(gates.reached) == 20 * len(TRACE)
 
 
 async def test_an_outage_longer_than_the_patience_of_a_save(
@@ -244,11 +327,11 @@ async def test_an_outage_longer_than_the_patience_of_a_save(
         await until(lambda: gates.running == 1)
         await asyncio.to_thread(cluster.stop)
         gates.open("one")
-        await until(lambda: "handing a run back waits for the database" in caplog.text)
+        await until(lambda: "finishing a run waits for the database" in caplog.text)
         await asyncio.to_thread(cluster.start)
         run = await orchestrator.wait_for(started, timeout=60)
     assert (run.status, run.output["trace"]) == (RunStatus.COMPLETED, TRACE)
-    assert run.attempt == 2
+    assert (run.attempt, run.losses) == (2, 0)
 
 
 async def test_a_transaction_pooler_needs_a_direct_address_too(settings: OrchestratorSettings) -> None:
@@ -262,7 +345,7 @@ async def test_a_transaction_pooler_needs_a_direct_address_too(settings: Orchest
 
 
 async def test_the_store_alone_can_be_looked_at(settings: OrchestratorSettings) -> None:
-    lost = await _left_running(settings)
+    lost = await left_running(settings)
     async with open_run_store(settings) as store:
         assert await store.get(lost.run_id) == lost
     with pytest.raises(SettingsError, match="USE_POSTGRES_SAVER"):
@@ -270,18 +353,21 @@ async def test_the_store_alone_can_be_looked_at(settings: OrchestratorSettings) 
             pass
 
 
-async def test_the_migration_has_its_way_back(postgres_dsn: str, conn: psycopg.Connection) -> None:
+async def test_the_migrations_have_their_way_back(empty_dsn: str) -> None:
     def shape() -> list[tuple[object, ...]]:
-        return conn.execute(
-            "SELECT table_name, column_name, data_type, is_nullable FROM information_schema.columns"
-            " WHERE table_schema = %s AND table_name LIKE 'workflow%%' ORDER BY 1, 2",
-            [SCHEMA],
-        ).fetchall()
+        with psycopg.connect(empty_dsn) as conn:
+            return conn.execute(
+                "SELECT table_name, column_name, data_type, is_nullable FROM information_schema.columns"
+                " WHERE table_schema = %s AND table_name LIKE 'workflow%%' ORDER BY 1, 2",
+                [SCHEMA],
+            ).fetchall()
 
+    shapes = []
     for _ in range(2):
-        assert await tables.setup(postgres_dsn, SCHEMA, (MIGRATIONS,)) == ["orchestrator 0001 runs"]
-        made = shape()
-        assert len(made) == 25
-        await tables.verify(postgres_dsn, SCHEMA, (MIGRATIONS,))
-        assert await tables.revert(postgres_dsn, SCHEMA, (MIGRATIONS,)) == ["orchestrator 0001 runs"]
+        added = await tables.setup(empty_dsn, SCHEMA, (MIGRATIONS,))
+        assert added[:2] == ["orchestrator 0001 runs", "orchestrator 0002 surviving"]
+        shapes.append(shape())
+        await tables.verify(empty_dsn, SCHEMA, (MIGRATIONS,))
+        assert await tables.revert(empty_dsn, SCHEMA, (MIGRATIONS,)) == added[::-1]
         assert shape() == []
+    assert shapes[0] == shapes[1] != []

@@ -1,391 +1,297 @@
-"""The contract of a run store, over every implementation."""
+"""The contract of a run store: runs are created, finished and listed."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from checkpointer import CheckpointerSettings, PooledPostgresSaver
-from checkpointer.factory import open_saver
-from orchestrator.engine.owner import OwnerLock
 from orchestrator.errors import (
     IdempotencyConflictError,
     IllegalTransitionError,
     InvalidRequestError,
     RunNotFoundError,
-    ThreadBusyError,
     ThreadNotFoundError,
 )
-from orchestrator.migrations import MIGRATIONS
-from orchestrator.runs.memory import MemoryRunStore
-from orchestrator.runs.model import Run, RunStatus, new_run_id
-from orchestrator.runs.postgres import PostgresRunStore
-from orchestrator.runs.store import Cursor, NewRun, Outcome, RunFilter, RunStore
-
-ME, OTHER = 101, 202
-DONE = Outcome(RunStatus.COMPLETED, output={"answer": 42}, last_checkpoint_id="c1")
-
-
-class Stage:
-    """A store, and who is alive."""
-
-    def __init__(self, store: RunStore, saver: PooledPostgresSaver | None) -> None:
-        self.store = store
-        self._saver = saver
-        self._locks: dict[int, AsyncExitStack] = {}
-
-    async def appear(self, owner: int) -> None:
-        """`owner` is alive from now on."""
-        if self._saver is not None:
-            lock = OwnerLock(str(self._saver.pool.conninfo), self._saver.schema, owner)
-            self._locks[owner] = AsyncExitStack()
-            await self._locks[owner].enter_async_context(lock.held())
-
-    async def vanish(self, owner: int) -> None:
-        """`owner` is dead from now on."""
-        if isinstance(self.store, MemoryRunStore):
-            self.store.absent.add(owner)
-        elif owner in self._locks:
-            await self._locks.pop(owner).aclose()
-
-    async def close(self) -> None:
-        for lock in self._locks.values():
-            await lock.aclose()
-
-    async def create(self, thread_id: str | None = None, *, owner: int = ME, **values: Any) -> Run:
-        return (await self.store.create(new(thread_id, owner=owner, **values))).run
-
-    async def running(self, thread_id: str | None = None, *, owner: int = ME, **values: Any) -> Run:
-        claimed = await self.store.claim(await self.create(thread_id, owner=owner, **values))
-        assert claimed is not None
-        return claimed
-
-
-def new(thread_id: str | None = None, *, owner: int = ME, **values: Any) -> NewRun:
-    given: dict[str, Any] = {
-        "run_id": new_run_id(),
-        "workflow_type": "w",
-        "input": {"a": 1},
-        "max_attempts": 3,
-        "lease_owner": owner,
-        "organization_id": "default",
-        "thread_id": thread_id,
-    }
-    return NewRun(**given | values)
-
-
-@pytest.fixture(params=["memory", "postgres"])
-def settings(request: pytest.FixtureRequest) -> CheckpointerSettings:
-    """Not async: the fixtures behind it set up their database in an event loop of their own."""
-    if request.param == "memory":
-        return CheckpointerSettings()
-    postgres: CheckpointerSettings = request.getfixturevalue("checkpointer_settings")
-    return postgres
-
-
-@pytest.fixture
-async def stage(settings: CheckpointerSettings) -> AsyncIterator[Stage]:
-    if not settings.use_postgres_saver:
-        yield Stage(MemoryRunStore(), None)
-        return
-    async with open_saver(settings, migrations=(MIGRATIONS,)) as saver:
-        assert isinstance(saver, PooledPostgresSaver)
-        stage = Stage(PostgresRunStore(saver.pool, saver.schema), saver)
-        yield stage
-        await stage.close()
-
-
-async def test_a_new_run_is_pending_and_can_be_read_back(stage: Stage) -> None:
-    odd = {"text": "x\x00y", "list": [1, 2.5, None, True], "big": 2**63, "é": "\U0001f600"}
-    run = await stage.create("t", input=odd, idempotency_key="k")
-    assert (run.status, run.attempt, run.epoch, run.lease_owner) == (RunStatus.PENDING, 0, 0, ME)
-    assert run.input == odd
-    assert run.created_at.utcoffset() is not None
-    assert await stage.store.get(run.run_id) == run
-    assert await stage.store.latest_of_thread("default", "t") == run
-
-
-async def test_a_run_without_a_thread_gets_one_of_its_own(stage: Stage) -> None:
-    run = await stage.create()
-    assert run.thread_id == run.run_id
-
-
-async def test_what_is_not_there_is_an_error(stage: Stage) -> None:
-    with pytest.raises(RunNotFoundError):
-        await stage.store.get(new_run_id())
-    with pytest.raises(ThreadNotFoundError):
-        await stage.store.latest_of_thread("default", "t")
-    await stage.create("t", organization_id="acme")
-    with pytest.raises(ThreadNotFoundError):
-        await stage.store.latest_of_thread("default", "t")
-
-
-async def test_creating_twice_under_one_id_makes_one_run(stage: Stage) -> None:
-    same = new("t")
-    first, second = await stage.store.create(same), await stage.store.create(same)
-    assert first == second
-    assert first.is_new
-
-
-async def test_an_idempotency_key_makes_one_run(stage: Stage) -> None:
-    made = await asyncio.gather(*(stage.store.create(new(idempotency_key="k")) for _ in range(20)))
-    assert len({created.run.run_id for created in made}) == 1
-    assert [created.is_new for created in made].count(True) == 1
-
-
-async def test_an_idempotency_key_belongs_to_its_payload_thread_workflow_and_organization(stage: Stage) -> None:
-    run = await stage.create("t", idempotency_key="k")
-    with pytest.raises(IdempotencyConflictError, match=run.run_id):
-        await stage.create("t", idempotency_key="k", input={"a": 2})
-    with pytest.raises(IdempotencyConflictError):
-        await stage.create("u", idempotency_key="k")
-    assert (await stage.create(None, idempotency_key="k")).run_id == run.run_id
-    assert (await stage.create("t", idempotency_key="k", workflow_type="v")).run_id != run.run_id
-    assert (await stage.create("t", idempotency_key="k", organization_id="acme")).run_id != run.run_id
-
-
-async def test_reject_refuses_a_busy_thread(stage: Stage) -> None:
-    run = await stage.running("t", idempotency_key="k")
-    with pytest.raises(ThreadBusyError, match=run.run_id):
-        await stage.store.create(new("t"), reject_if_busy=True)
-    again = await stage.store.create(new("t", idempotency_key="k"), reject_if_busy=True)
-    assert (again.run.run_id, again.is_new) == (run.run_id, False)
-    assert (await stage.store.create(new("t", organization_id="acme"), reject_if_busy=True)).is_new
-    await stage.store.finish(run, DONE)
-    assert (await stage.store.create(new("t"), reject_if_busy=True)).is_new
-
-
-async def test_of_many_that_reject_on_one_thread_one_gets_it(stage: Stage) -> None:
-    made = await asyncio.gather(
-        *(stage.store.create(new("t"), reject_if_busy=True) for _ in range(10)), return_exceptions=True
-    )
-    assert sum(isinstance(result, ThreadBusyError) for result in made) == 9
-
-
-async def test_a_claim_raises_attempt_and_epoch_and_may_be_sent_twice(stage: Stage) -> None:
-    run = await stage.create()
-    claimed = await stage.store.claim(run)
-    assert claimed is not None
-    assert (claimed.status, claimed.attempt, claimed.epoch) == (RunStatus.RUNNING, 1, 1)
-    assert claimed.started_at is not None
-    again = await stage.store.claim(run)
-    assert again is not None
-    assert replace(again, updated_at=claimed.updated_at) == claimed
-
-
-async def test_only_the_owner_claims(stage: Stage) -> None:
-    run = await stage.create()
-    assert await stage.store.claim(replace(run, lease_owner=OTHER)) is None
-    assert await stage.store.claim(replace(run, epoch=5)) is None
-
-
-async def test_runs_of_a_thread_go_one_at_a_time_and_in_order(stage: Stage) -> None:
-    first, second, third = [await stage.create("t") for _ in range(3)]
-    assert await stage.store.claim(second) is None
-    claimed = await stage.store.claim(first)
-    assert claimed is not None
-    assert await stage.store.claim(second) is None
-    await stage.store.finish(claimed, DONE)
-    assert await stage.store.claim(third) is None
-    assert await stage.store.claim(second) is not None
-
-
-async def test_a_waiting_run_keeps_its_thread_busy(stage: Stage) -> None:
-    run = await stage.running("t")
-    await stage.store.finish(run, Outcome(RunStatus.WAITING))
-    assert await stage.store.claim(await stage.create("t")) is None
-    assert await stage.store.claim(await stage.create("u")) is not None
-
-
-async def test_of_many_claims_on_a_thread_one_succeeds(stage: Stage) -> None:
-    runs = [await stage.create("t", owner=owner) for owner in range(1, 11)]
-    claimed = [run for run in await asyncio.gather(*map(stage.store.claim, runs)) if run]
-    assert [run.run_id for run in claimed] == [runs[0].run_id]
-
-
-async def test_finishing_keeps_output_error_and_times(stage: Stage) -> None:
-    run = await stage.running()
-    done = await stage.store.finish(run, DONE)
-    assert done is not None
-    assert (done.status, done.output, done.lease_owner) == (RunStatus.COMPLETED, {"answer": 42}, None)
-    assert done.completed_at is not None
-    assert await stage.store.get(run.run_id) == done
-    again = await stage.store.finish(run, DONE)
-    assert again is not None
-    assert (again.status, again.completed_at) == (done.status, done.completed_at)
-
-    failed = await stage.running()
-    error = {"type": "ValueError", "message": "x\x00", "traceback": "…"}
-    await stage.store.finish(failed, Outcome(RunStatus.FAILED, error=error, current_activity="two"))
-    read = await stage.store.get(failed.run_id)
-    assert (read.status, read.error, read.current_activity) == (RunStatus.FAILED, error, "two")
-
-
-async def test_a_waiting_run_is_not_complete(stage: Stage) -> None:
-    waiting = await stage.store.finish(await stage.running(), Outcome(RunStatus.WAITING, output=[1]))
-    assert waiting is not None
-    assert (waiting.completed_at, waiting.output) == (None, [1])
-
-
-async def test_a_stale_finisher_changes_nothing(stage: Stage) -> None:
-    await stage.vanish(OTHER)
-    stale = await stage.running(owner=OTHER)
-    [taken] = await stage.store.take_over(ME, OTHER, ["w"])
-    before = await stage.store.get(stale.run_id)
-    assert await stage.store.finish(stale, DONE) is None
-    assert await stage.store.release(stale, to=None, refund=True) is None
-    await stage.store.record_activities({stale.run_id: (stale.epoch, "late")})
-    assert await stage.store.get(stale.run_id) == before
-
-    claimed = await stage.store.claim(taken)
-    assert claimed is not None
-    assert await stage.store.finish(stale, DONE) is None
-    assert await stage.store.finish(replace(stale, lease_owner=ME), DONE) is None
-    assert await stage.store.finish(claimed, DONE) is not None
-
-
-async def test_a_finished_run_is_not_finished_otherwise(stage: Stage) -> None:
-    run = await stage.running()
-    await stage.store.finish(run, DONE)
-    assert await stage.store.finish(run, Outcome(RunStatus.FAILED)) is None
-    with pytest.raises(IllegalTransitionError):
-        await stage.store.finish(run, Outcome(RunStatus.RUNNING))
-
-
-async def test_a_release_hands_the_run_back_with_its_attempt(stage: Stage) -> None:
-    run = await stage.running()
-    for _ in range(2):
-        freed = await stage.store.release(run, to=None, refund=True)
-        assert freed is not None
-        assert (freed.status, freed.attempt, freed.lease_owner) == (RunStatus.PENDING, 0, None)
-    assert await stage.store.claim(run) is None
-    [adopted] = await stage.store.adopt(OTHER, ["w"], limit=10)
-    assert adopted.lease_owner == OTHER
-    assert await stage.store.adopt(ME, ["w"], limit=10) == []
-    claimed = await stage.store.claim(adopted)
-    assert claimed is not None
-    assert (claimed.attempt, claimed.epoch) == (1, 2)
-
-
-async def test_a_release_to_its_owner_counts_the_attempt(stage: Stage) -> None:
-    kept = await stage.store.release(await stage.running(), to=ME, refund=False)
-    assert kept is not None
-    assert (kept.attempt, kept.lease_owner) == (1, ME)
-    claimed = await stage.store.claim(kept)
-    assert claimed is not None
-    assert claimed.attempt == 2
-
-
-async def test_adopting_takes_known_workflows_oldest_first_and_shares(stage: Stage) -> None:
-    runs = [await stage.create() for _ in range(4)] + [await stage.create(workflow_type="v")]
-    assert sorted(await stage.store.release_all(ME)) == sorted(run.run_id for run in runs)
-    mine, theirs = await asyncio.gather(stage.store.adopt(ME, ["w"], limit=2), stage.store.adopt(OTHER, ["w"], limit=4))
-    assert len(mine) + len(theirs) == 4
-    assert {run.workflow_type for run in (*mine, *theirs)} == {"w"}
-    assert not {run.run_id for run in mine} & {run.run_id for run in theirs}
-
-
-async def test_release_all_refunds_what_was_running(stage: Stage) -> None:
-    running, pending = await stage.running(), await stage.create()
-    theirs = await stage.running(owner=OTHER)
-    await stage.store.release_all(ME)
-    assert (await stage.store.get(running.run_id)).attempt == 0
-    assert (await stage.store.get(pending.run_id)).lease_owner is None
-    assert (await stage.store.get(theirs.run_id)).status is RunStatus.RUNNING
-
-
-async def test_what_an_owner_holds(stage: Stage) -> None:
-    running, pending = await stage.running(), await stage.create()
-    await stage.store.finish(await stage.running(), DONE)
-    await stage.create(owner=OTHER)
-    assert await stage.store.held_by(ME) == {running.run_id: 1, pending.run_id: 0}
-
-
-async def test_an_owner_is_absent_when_it_is_gone_and_not_before(stage: Stage) -> None:
-    await stage.appear(OTHER)
-    run, queued = await stage.running(owner=OTHER), await stage.create(owner=OTHER)
-    assert await stage.store.absent_owners(ME) == []
-    assert await stage.store.take_over(ME, OTHER, ["w"]) == []
-    await stage.vanish(OTHER)
-    assert await stage.store.absent_owners(ME) == [OTHER]
-    assert await stage.store.take_over(ME, OTHER, ["v"]) == []
-    taken = await stage.store.take_over(ME, OTHER, ["w"])
-    assert [(r.run_id, r.status, r.attempt, r.epoch) for r in taken] == [
-        (run.run_id, RunStatus.PENDING, 1, 2),
-        (queued.run_id, RunStatus.PENDING, 0, 1),
-    ]
-    assert await stage.store.absent_owners(ME) == []
-
-
-async def test_two_who_take_over_share_nothing(stage: Stage) -> None:
-    await stage.vanish(OTHER)
-    await asyncio.gather(*(stage.running(owner=OTHER) for _ in range(5)))
-    one, two = await asyncio.gather(*(stage.store.take_over(owner, OTHER, ["w"]) for owner in (1, 2)))
-    assert sorted((len(one), len(two))) == [0, 5]
-
-
-async def test_a_run_that_loses_every_worker_fails(stage: Stage) -> None:
-    await stage.vanish(OTHER)
-    run = await stage.running(owner=OTHER, max_attempts=2)
-    await stage.store.record_activities({run.run_id: (run.epoch, "two")})
-    [taken] = await stage.store.take_over(OTHER + 1, OTHER, ["w"])
-    assert taken.status is RunStatus.PENDING
-    second = await stage.store.claim(taken)
-    assert second is not None
-    await stage.vanish(OTHER + 1)
-    [failed] = await stage.store.take_over(ME, OTHER + 1, ["w"])
-    assert (failed.status, failed.lease_owner, failed.attempt) == (RunStatus.FAILED, None, 2)
-    assert failed.error is not None
-    assert failed.error["type"] == "AttemptsExhaustedError"
-    assert "attempt 2 of 2, in activity two" in failed.error["message"]
-    assert failed.completed_at is not None
-
-
-async def test_activities_are_recorded_together(stage: Stage) -> None:
-    one, two = await stage.running(), await stage.running()
-    await stage.store.record_activities({one.run_id: (1, "a"), two.run_id: (1, "b")})
-    assert [(await stage.store.get(run.run_id)).current_activity for run in (one, two)] == ["a", "b"]
-
-
-async def test_pages_go_through_every_run_once_newest_first(stage: Stage) -> None:
-    made = [await stage.create(input={"n": n}) for n in range(7)]
-    seen: list[Run] = []
-    after: Cursor | None = None
-    while True:
-        page = await stage.store.list_runs(RunFilter(), limit=3, after=after)
-        seen += page.runs
-        if page.next is None:
-            break
-        after = Cursor.decode(page.next.encode())
-    assert [run.run_id for run in seen] == [run.run_id for run in reversed(made)]
-    assert {run.input for run in seen} == {None}
-
-
-async def test_lists_are_filtered(stage: Stage) -> None:
-    done = await stage.running(organization_id="acme")
-    await stage.store.finish(done, DONE)
-    await stage.create(organization_id="acme", workflow_type="v")
-    await stage.create()
-
-    async def ids(**wanted: Any) -> list[str]:
-        return [run.run_id for run in (await stage.store.list_runs(RunFilter(**wanted), limit=10)).runs]
-
-    assert len(await ids()) == 3
-    assert len(await ids(organization_id="acme")) == 2
-    assert await ids(statuses=[RunStatus.COMPLETED, RunStatus.FAILED]) == [done.run_id]
-    assert await ids(organization_id="acme", workflow="w") == [done.run_id]
-    assert await ids(organization_id="acme", workflow="v", statuses=[RunStatus.FAILED]) == []
-
-
-@pytest.mark.parametrize("content", ["", "x", "[]", "null", '["x", "y"]', '["2026-01-01", "{id}"]', "[" * 9000])
-def test_a_cursor_that_is_none_is_refused(content: str) -> None:
-    encoded = base64.urlsafe_b64encode(content.replace("{id}", new_run_id()).encode()).decode()
-    for text in (encoded, content + "é"):
-        with pytest.raises(InvalidRequestError, match="nextCursor"):
-            Cursor.decode(text)
+from orchestrator.runs.model import FINAL, SETTLED, Request, Run, RunStatus, new_run_id
+from orchestrator.runs.signals import NewSignal
+from orchestrator.runs.store import Created, Cursor, Outcome, RunFilter
+from tests.runs import DONE, HAND_BACK, ME, OTHER, Stage, new, note, told, wait_for
+
+ENDS = sorted(set(RunStatus) - {RunStatus.RUNNING})
+
+
+class TestCreating:
+    async def test_a_new_run_is_pending_and_can_be_read_back(self, stage: Stage) -> None:
+        odd = {"text": "x\x00y", "list": [1, 2.5, None, True], "big": 2**63, "é": "\U0001f600"}
+        run = await stage.create("t", input=odd, idempotency_key="k", workflow_version="v1", retry={"factor": 3.0})
+        assert (run.status, run.attempt, run.epoch, run.lease_owner) == (RunStatus.PENDING, 0, 0, None)
+        assert (run.input, run.workflow_version, run.retry) == (odd, "v1", {"factor": 3.0})
+        assert run.created_at.utcoffset() is not None
+        assert await stage.again(run) == run
+        assert await stage.store.latest_of_thread("default", "t") == run
+
+    async def test_a_run_without_a_thread_gets_one_of_its_own(self, stage: Stage) -> None:
+        run = await stage.create()
+        assert run.thread_id == run.run_id
+
+    async def test_a_run_says_what_it_goes_on_from(self, stage: Stage) -> None:
+        parent = await stage.create()
+        run = await stage.create(parent_run_id=parent.run_id, fork_checkpoint_id="c7")
+        read = await stage.again(run)
+        assert (read.parent_run_id, read.fork_checkpoint_id) == (parent.run_id, "c7")
+
+    async def test_a_run_with_its_own_thread_can_begin_at_once(self, stage: Stage) -> None:
+        wanted = new()
+        begun = (await stage.store.create(wanted, owner=ME)).run
+        assert (begun.status, begun.attempt, begun.epoch, begun.lease_owner) == (RunStatus.RUNNING, 1, 1, ME)
+        assert begun.started_at is not None
+        assert begun.lease_until is not None
+        assert begun.lease_until > datetime.now(UTC)
+        assert await stage.again(begun) == begun
+        assert await stage.store.create(wanted, owner=ME) == Created(begun, is_new=True)
+        assert (await stage.ended(begun, DONE)).status is RunStatus.COMPLETED
+        queued = (await stage.store.create(new("t"), owner=ME)).run
+        assert (queued.status, queued.lease_owner) == (RunStatus.PENDING, None)
+
+    async def test_what_is_not_there_is_an_error(self, stage: Stage) -> None:
+        store, nobody = stage.store, new_run_id()
+        for call in (
+            store.get(nobody),
+            store.pause(nobody),
+            store.resume(nobody),
+            store.cancel(nobody),
+            store.send_signal(nobody, NewSignal("a")),
+        ):
+            with pytest.raises(RunNotFoundError, match=nobody):
+                await call
+        with pytest.raises(ThreadNotFoundError):
+            await store.latest_of_thread("default", "t")
+        await stage.create("t", organization_id="acme")
+        with pytest.raises(ThreadNotFoundError):
+            await store.latest_of_thread("default", "t")
+
+    async def test_creating_twice_under_one_id_makes_one_run(self, stage: Stage) -> None:
+        same = new("t")
+        first, second = await stage.store.create(same), await stage.store.create(same)
+        assert first == second
+        assert first.is_new
+
+    @pytest.mark.parametrize("owner", [None, ME])
+    async def test_an_idempotency_key_makes_one_run(self, stage: Stage, owner: int | None) -> None:
+        calls = [stage.store.create(new(idempotency_key="k"), owner=owner) for _ in range(20)]
+        made = await asyncio.gather(*calls)
+        assert len({created.run.run_id for created in made}) == 1
+        assert [created.is_new for created in made].count(True) == 1
+
+    async def test_an_idempotency_key_belongs_to_its_payload_thread_workflow_and_organization(
+        self, stage: Stage
+    ) -> None:
+        run = await stage.create("t", idempotency_key="k", input={"a": 1, "b": 2})
+        with pytest.raises(IdempotencyConflictError, match=run.run_id):
+            await stage.create("t", idempotency_key="k", input={"a": 2})
+        with pytest.raises(IdempotencyConflictError):
+            await stage.create("u", idempotency_key="k", input={"a": 1, "b": 2})
+        assert (await stage.create(None, idempotency_key="k", input={"b": 2, "a": 1})).run_id == run.run_id
+        assert (await stage.create("t", idempotency_key="k", workflow_type="v")).run_id != run.run_id
+        assert (await stage.create("t", idempotency_key="k", organization_id="acme")).run_id != run.run_id
+
+
+class TestFinishing:
+    async def test_it_keeps_output_error_and_times(self, stage: Stage) -> None:
+        run = await stage.running()
+        done = await stage.ended(run, DONE)
+        assert (done.status, done.output, done.last_checkpoint_id) == (RunStatus.COMPLETED, {"answer": 42}, "c1")
+        assert (done.lease_owner, done.lease_until) == (None, None)
+        assert done.completed_at is not None
+        assert await stage.again(run) == done
+
+        failed = await stage.running()
+        error = {"type": "ValueError", "message": "x\x00", "traceback": "…"}
+        await stage.ended(failed, Outcome(RunStatus.FAILED, error=error, current_activity="two", failed=True))
+        read = await stage.again(failed)
+        assert (read.status, read.error, read.current_activity) == (RunStatus.FAILED, error, "two")
+        assert (read.failures, read.losses, read.attempt) == (1, 0, 1)
+
+    @pytest.mark.parametrize("status", ENDS)
+    async def test_it_may_be_sent_twice(self, stage: Stage, status: RunStatus) -> None:
+        run, outcome = await stage.running(), Outcome(status, output=[1], failed=True)
+        if status is RunStatus.PAUSED:
+            await stage.store.pause(run.run_id)
+        first, second = await stage.ended(run, outcome), await stage.ended(run, outcome)
+        assert replace(second, updated_at=first.updated_at) == first
+        assert (first.status, first.output, first.failures) == (status, [1], 1)
+        assert first.attempt == 1
+        assert (first.completed_at is not None) is (status in FINAL)
+        assert (first.is_settled, first.lease_owner) == (status in SETTLED, None)
+
+    async def test_a_checkpoint_is_kept_until_there_is_a_newer_one(self, stage: Stage) -> None:
+        back = await stage.ended(await stage.running(), Outcome(RunStatus.PENDING, last_checkpoint_id="c1"))
+        assert (back.last_checkpoint_id, back.attempt) == ("c1", 1)
+        assert (await stage.ended(await stage.claimed(back), HAND_BACK)).last_checkpoint_id == "c1"
+
+    async def test_a_stale_finisher_changes_nothing(self, stage: Stage) -> None:
+        stale = await stage.running(owner=OTHER)
+        [taken] = await stage.store.take_over(await stage.vanish(OTHER))
+        before = await stage.again(stale)
+        assert await stage.store.finish(stale, DONE) is None
+        assert await stage.store.finish(stale, HAND_BACK, told([note(stale, "1", "late")])[0]) is None
+        await stage.record([note(stale, "1", "late")])
+        assert await stage.store.deliver(stale, {}) is False
+        assert await stage.again(stale) == before
+        assert await stage.store.activities(stale.run_id) == []
+
+        claimed = await stage.claimed(taken)
+        assert await stage.store.finish(stale, DONE) is None
+        assert await stage.store.finish(replace(stale, lease_owner=ME), DONE) is None
+        assert await stage.store.finish(replace(claimed, lease_owner=OTHER), DONE) is None
+        assert await stage.store.finish(claimed, DONE) is not None
+
+    async def test_a_finished_run_is_not_finished_otherwise(self, stage: Stage) -> None:
+        run = await stage.running()
+        done = await stage.ended(run, DONE)
+        for otherwise in (Outcome(RunStatus.FAILED, error={"type": "E"}, failed=True), wait_for("a"), HAND_BACK):
+            assert await stage.ended(run, otherwise) == done
+        assert await stage.again(run) == done
+        with pytest.raises(IllegalTransitionError):
+            await stage.store.finish(run, Outcome(RunStatus.RUNNING))
+
+    async def test_a_run_that_is_gone_is_not_finished(self, stage: Stage) -> None:
+        run = replace(await stage.running(), run_id=new_run_id())
+        assert await stage.store.finish(run, DONE) is None
+
+    async def test_a_run_handed_back_is_anyones(self, stage: Stage) -> None:
+        back = await stage.ended(await stage.running(), HAND_BACK)
+        assert (back.status, back.attempt, back.lease_owner, back.lease_until) == (RunStatus.PENDING, 1, None, None)
+        [claimed] = await stage.store.claim_next(OTHER, ["w"], limit=10)
+        assert (claimed.attempt, claimed.epoch, claimed.started_at) == (2, 2, back.started_at)
+
+    async def test_sent_again_it_answers_the_row_as_it_is_by_now(self, stage: Stage) -> None:
+        run = await stage.running()
+        await stage.ended(run, wait_for("a"))
+        await stage.store.send_signal(run.run_id, NewSignal("b"))
+        assert await stage.ended(run, wait_for("a")) == await stage.again(run)
+        resumed = await stage.store.resume(run.run_id)
+        assert await stage.ended(run, wait_for("a")) == resumed
+        claimed = await stage.claimed(resumed)
+        assert await stage.store.finish(run, wait_for("a")) is None
+        assert await stage.again(run) == claimed
+
+    @pytest.mark.parametrize("status", ENDS)
+    async def test_only_a_waiting_run_awaits_and_only_a_suspended_one_is_retried(
+        self, stage: Stage, status: RunStatus
+    ) -> None:
+        run = await stage.running()
+        if status is RunStatus.PAUSED:
+            await stage.store.pause(run.run_id)
+        ended = await stage.ended(run, replace(wait_for("a"), status=status, retry_after_s=60))
+        assert (ended.awaiting is not None) is (status is RunStatus.WAITING)
+        assert (ended.retry_at is not None) is (status is RunStatus.SUSPENDED)
+        assert await stage.again(run) == ended
+
+
+class TestTheLastMoment:
+    """What was asked of a run, or sent to it, while its attempt was ending."""
+
+    @pytest.mark.parametrize("status", ENDS)
+    async def test_a_run_that_is_not_over_makes_way(self, stage: Stage, status: RunStatus) -> None:
+        run = await stage.running("t")
+        by = (await stage.store.create(new("t"), if_busy="interrupt")).run
+        error = {"type": "ValueError", "message": "no"}
+        outcome = replace(wait_for("a"), status=status, output=[1], error=error, retry_after_s=60)
+        for _ in range(2):
+            ended = await stage.ended(run, outcome)
+            superseded = {"type": "SupersededError", "message": "another run took over the thread"}
+            assert ended.status is (status if status in FINAL else RunStatus.CANCELLED)
+            assert ended.error == (error if status in FINAL else superseded)
+            assert (ended.requested, ended.awaiting, ended.retry_at) == (None, None, None)
+            assert ended.completed_at is not None
+            assert await stage.again(run) == ended
+        await stage.claimed(by)
+
+    @pytest.mark.parametrize("status", ENDS)
+    async def test_only_a_run_that_is_handed_back_is_still_to_be_paused(self, stage: Stage, status: RunStatus) -> None:
+        run = await stage.running()
+        await stage.store.pause(run.run_id)
+        for _ in range(2):
+            ended = await stage.ended(run, Outcome(status, retry_after_s=60))
+            assert ended.status is (RunStatus.PAUSED if status is RunStatus.SUSPENDED else status)
+            assert ended.requested is (Request.PAUSE if status is RunStatus.PENDING else None)
+            assert ended.retry_at is None
+            assert await stage.again(run) == ended
+
+    async def test_whichever_comes_first_nothing_is_missed(self, stage: Stage) -> None:
+        store, ends = stage.store, [wait_for("a"), Outcome(RunStatus.SUSPENDED), Outcome(RunStatus.PAUSED)]
+        for _ in range(5):
+            signalled, paused, resumed = runs = [await stage.running() for _ in ends]
+            await store.pause(resumed.run_id)
+            await asyncio.gather(
+                *(store.finish(run, end) for run, end in zip(runs, ends, strict=True)),
+                store.send_signal(signalled.run_id, NewSignal("a")),
+                store.pause(paused.run_id),
+                store.resume(resumed.run_id),
+            )
+            assert [(await stage.again(run)).status for run in runs] == [
+                RunStatus.PENDING,
+                RunStatus.PAUSED,
+                RunStatus.PENDING,
+            ]
+
+    @pytest.mark.parametrize("asked", [False, True])
+    async def test_a_pause_that_was_taken_back_is_none(self, stage: Stage, asked: bool) -> None:
+        run = await stage.running()
+        if asked:
+            await stage.store.pause(run.run_id)
+            await stage.store.resume(run.run_id)
+        for _ in range(2):
+            ended = await stage.ended(run, Outcome(RunStatus.PAUSED))
+            assert (ended.status, ended.requested, ended.completed_at) == (RunStatus.PENDING, None, None)
+        assert (await stage.claimed(ended)).attempt == 2
+
+
+class TestListing:
+    async def test_pages_go_through_every_run_once_newest_first(self, stage: Stage) -> None:
+        made = [await stage.create(input={"n": n}) for n in range(7)]
+        await stage.ended(await stage.claimed(made[3]), DONE)
+        seen: list[Run] = []
+        after: Cursor | None = None
+        while True:
+            page = await stage.store.list_runs(RunFilter(), limit=3, after=after)
+            seen += page.runs
+            if page.next is None:
+                break
+            after = Cursor.decode(page.next.encode())
+        assert [run.run_id for run in seen] == [run.run_id for run in reversed(made)]
+        assert {(run.input, run.output) for run in seen} == {(None, None)}
+
+    async def test_a_full_page_that_is_the_last_says_so(self, stage: Stage) -> None:
+        for _ in range(2):
+            await stage.create()
+        assert (await stage.store.list_runs(RunFilter(), limit=2)).next is None
+
+    async def test_lists_are_filtered(self, stage: Stage) -> None:
+        done = await stage.running(organization_id="acme")
+        await stage.ended(done, DONE)
+        await stage.create(organization_id="acme", workflow_type="v")
+        await stage.create()
+
+        async def ids(**wanted: Any) -> list[str]:
+            return [run.run_id for run in (await stage.store.list_runs(RunFilter(**wanted), limit=10)).runs]
+
+        assert len(await ids()) == 3
+        assert len(await ids(organization_id="acme")) == 2
+        assert await ids(statuses=[RunStatus.COMPLETED, RunStatus.FAILED]) == [done.run_id]
+        assert await ids(statuses=[]) == []
+        assert await ids(organization_id="acme", workflow="w") == [done.run_id]
+        assert await ids(organization_id="acme", workflow="v", statuses=[RunStatus.FAILED]) == []
+
+    @pytest.mark.parametrize("content", ["", "x", "[]", "null", '["x", "y"]', '["2026-01-01", "{id}"]', "[" * 9000])
+    def test_a_cursor_that_is_none_is_refused(self, content: str) -> None:
+        encoded = base64.urlsafe_b64encode(content.replace("{id}", new_run_id()).encode()).decode()
+        for text in (encoded, content + "é"):
+            with pytest.raises(InvalidRequestError, match="nextCursor"):
+                Cursor.decode(text)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from langgraph.graph import StateGraph
 
-from orchestrator import GraphFileError
+from orchestrator import GraphFileError, Schedule
 from orchestrator.engine.graph_file import GraphFile
 
 GRAPH = """
@@ -37,6 +37,17 @@ def _write(directory: Path, content: object) -> Path:
     path = directory / "langgraph.json"
     path.write_text(content if isinstance(content, str) else json.dumps(content))
     return path
+
+
+def _scheduled(**values: object) -> dict[str, Any]:
+    known = {"name": "n", "cron": "0 * * * *", "workflow": "a", "payload": True}
+    return {"graphs": {"a": "./a.py:b"}, "schedules": [known | values]}
+
+
+def test_schedules(tmp_path: Path) -> None:
+    file = GraphFile.read(_write(tmp_path, _scheduled(thread_id=None, grace_s=5, timezone="Europe/Berlin")))
+    expected = Schedule("n", "0 * * * *", "a", True, timezone="Europe/Berlin", grace_s=5)
+    assert file.schedules == (expected,)
 
 
 def test_a_file_a_module_and_a_module_of_a_package(tmp_path: Path) -> None:
@@ -86,6 +97,14 @@ def test_env_is_applied_and_the_environment_wins(tmp_path: Path, monkeypatch: py
         ({"graphs": {"a": "./a.py:b"}, "dependencies": ["./no"]}, "dependencies", "not a directory"),
         ({"graphs": {"a": "./a.py:b"}, "env": "no.env"}, "env", "there is no file"),
         ({"graphs": {"a": "./a.py:b"}, "env": 1}, "env", "takes the path"),
+        ({"graphs": {"a": "./a.py:b"}, "schedules": {}}, "schedules", "takes a list"),
+        ({"graphs": {"a": "./a.py:b"}, "schedules": ["x"]}, "schedules[0]", "takes an object such as"),
+        ({"graphs": {"a": "./a.py:b"}, "schedules": [{"name": "n"}]}, "schedules[0]", "cron is missing"),
+        (_scheduled(every=5), "schedules[0]", "every is not known; known: name, cron"),
+        (_scheduled(cron=5), "schedules[0].cron", "takes a text, not 5"),
+        (_scheduled(priority="high"), "schedules[0].priority", "takes a whole number, not 'high'"),
+        (_scheduled(grace_s=True), "schedules[0].grace_s", "takes a number of seconds, not True"),
+        (_scheduled(timezone=None), "schedules[0].timezone", "takes a text, not None"),
     ],
 )
 def test_a_file_that_is_wrong_is_named_with_its_key(tmp_path: Path, content: Any, key: str, why: str) -> None:

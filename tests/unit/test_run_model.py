@@ -24,7 +24,7 @@ LEGAL = {
     "running": "pending completed failed cancelled waiting paused suspended",
     "waiting": "pending cancelled",
     "paused": "pending cancelled",
-    "suspended": "pending cancelled",
+    "suspended": "pending paused cancelled",
     "failed": "pending",
     "completed": "",
     "cancelled": "",

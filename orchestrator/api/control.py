@@ -1,0 +1,97 @@
+"""Tell a run what to do: pause, go on, end, take a signal, be forked. POST below /api/runs/{runId}."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from pydantic import Field
+from starlette.responses import Response
+
+from orchestrator.api.auth import Organization
+from orchestrator.api.body import JsonBody, documented, read_body
+from orchestrator.api.views import AsciiJsonResponse, accepted, run_status
+from orchestrator.engine.service import Orchestrator
+from orchestrator.runs.model import RunStatus, check_identifier
+
+__all__ = ["router"]
+
+_REFUSALS: dict[int | str, dict[str, Any]] = {
+    404: {"description": "There is no such run, or it is another organization's."},
+    409: {"description": "The run's state does not allow it; `error.status` says which state that is."},
+}
+router = APIRouter(prefix="/api/runs/{run_id}", responses=_REFUSALS)
+
+
+class Nothing(JsonBody):
+    """No fields: the path says it all."""
+
+
+class ResumeBody(JsonBody):
+    """What the run waits for, if it does; several answers are given by interrupt id."""
+
+    payload: Any = None
+
+
+class SignalBody(JsonBody):
+    """What the signal says. Sent again under the same key, it is the same signal."""
+
+    payload: Any = None
+    key: str | None = None
+
+
+class ForkBody(JsonBody):
+    """The checkpoint to go on from, and an update of its state to begin with."""
+
+    checkpoint_id: str = Field(min_length=1)
+    payload: Any = None
+
+
+_EMPTY = documented(Nothing, optional=True)
+_ASKED: dict[int | str, dict[str, Any]] = {202: {"description": "Asked for; the run as it stands."}}
+
+
+@router.post("/interrupt", responses=_ASKED, openapi_extra=_EMPTY)
+async def interrupt(request: Request, run_id: str, organization: Organization) -> Response:
+    """Pause the run at its next checkpoint: 200 where it is paused, 202 where it was asked to."""
+    await read_body(request, Nothing, optional=True)
+    run = await _orchestrator(request).interrupt(run_id, organization_id=organization)
+    return AsciiJsonResponse(run_status(run), 200 if run.status is RunStatus.PAUSED else 202)
+
+
+@router.post("/cancel", responses=_ASKED, openapi_extra=_EMPTY)
+async def cancel(request: Request, run_id: str, organization: Organization) -> Response:
+    """End the run: 200 where it is cancelled, 202 where it was asked to stop."""
+    await read_body(request, Nothing, optional=True)
+    run = await _orchestrator(request).cancel(run_id, organization_id=organization)
+    return AsciiJsonResponse(run_status(run), 200 if run.status is RunStatus.CANCELLED else 202)
+
+
+@router.post("/resume", status_code=202, openapi_extra=documented(ResumeBody, optional=True))
+async def resume(request: Request, run_id: str, organization: Organization) -> Response:
+    """Let a run go on that is waiting, paused, suspended or failed; `payload` answers what it waits for."""
+    body = await read_body(request, ResumeBody, optional=True)
+    run = await _orchestrator(request).resume(run_id, body.payload, organization_id=organization)
+    return AsciiJsonResponse(run_status(run), 202)
+
+
+@router.post("/signals/{name:path}", status_code=202, openapi_extra=documented(SignalBody, optional=True))
+async def signal(request: Request, run_id: str, name: str, organization: Organization) -> Response:
+    """Send the run a signal. One that nobody waits for yet is kept, and shown with the run."""
+    body = await read_body(request, SignalBody, optional=True)
+    run = await _orchestrator(request).signal(run_id, name, body.payload, key=body.key, organization_id=organization)
+    return AsciiJsonResponse(run_status(run), 202)
+
+
+@router.post("/fork", status_code=202, openapi_extra=documented(ForkBody))
+async def fork(request: Request, run_id: str, organization: Organization) -> Response:
+    """Start a run that goes on from a checkpoint of this one, on a thread of its own; this one stays as it is."""
+    body = await read_body(request, ForkBody)
+    checkpoint_id = check_identifier("checkpointId", body.checkpoint_id)
+    run = await _orchestrator(request).fork(run_id, checkpoint_id, body.payload, organization_id=organization)
+    return AsciiJsonResponse(run_status(run) | accepted(run), 202)
+
+
+def _orchestrator(request: Request) -> Orchestrator:
+    found: Orchestrator = request.app.state.orchestrator
+    return found

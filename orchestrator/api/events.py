@@ -1,0 +1,102 @@
+"""Streams of a run's events: Server-Sent Events, as browsers' EventSource and `curl -N` take them.
+
+    id: 7
+    event: activity
+    data: {"runId": …, "number": 7, "kind": "activity", "at": …, "activity": "draft", "status": "running", …}
+
+A client that was cut off sends the last id it has seen as `Last-Event-ID` (EventSource does so by itself), or asks with
+`?after=7`, and gets what came since, each event once. When the run is over and all was sent, the stream ends; who asks
+again gets 204, which tells EventSource to stop.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Request
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.responses import Response
+
+from orchestrator.api.auth import Organization
+from orchestrator.api.views import time_of
+from orchestrator.engine.service import Orchestrator
+from orchestrator.errors import InvalidRequestError, ThreadNotFoundError
+from orchestrator.runs.events import Event
+from orchestrator.runs.model import Run, check_identifier
+
+__all__ = ["event_json", "router"]
+
+router = APIRouter()
+_RETRY_AFTER_MS = 1000
+LastEventId = Annotated[str | None, Header(alias="Last-Event-ID", max_length=50)]
+After = Annotated[int | None, Query(ge=0, le=2**62)]
+
+
+@router.get("/api/runs/{run_id}/events")
+async def run_events(
+    request: Request, run_id: str, organization: Organization, after: After = None, last_event_id: LastEventId = None
+) -> Response:
+    """A run's events, those that were and those that come."""
+    orchestrator: Orchestrator = request.app.state.orchestrator
+    run = await orchestrator.poll(run_id, organization_id=organization)
+    return await _streamed(request, run, _begin(after, last_event_id))
+
+
+@router.get("/api/invoke-status/stream/{thread_id:path}")
+async def thread_events(
+    request: Request,
+    thread_id: str,
+    organization: Organization,
+    after: After = None,
+    last_event_id: LastEventId = None,
+) -> Response:
+    """The events of the thread's newest run."""
+    try:
+        check_identifier("thread id", thread_id)
+    except InvalidRequestError:
+        raise ThreadNotFoundError(thread_id[:255]) from None
+    orchestrator: Orchestrator = request.app.state.orchestrator
+    run = await orchestrator.latest_of_thread(thread_id, organization_id=organization)
+    return await _streamed(request, run, _begin(after, last_event_id))
+
+
+def event_json(event: Event) -> dict[str, Any]:
+    """An event as clients see it."""
+    return {
+        "runId": event.run_id,
+        "number": event.number,
+        "kind": event.kind,
+        "at": time_of(event.at),
+        **event.data,
+    }
+
+
+def _begin(after: int | None, last_event_id: str | None) -> int:
+    """What was seen already; the header, which EventSource sends, is newer than the address."""
+    if not last_event_id:
+        return after or 0
+    if not (last_event_id.isascii() and last_event_id.isdigit()) or int(last_event_id) > 2**62:
+        raise InvalidRequestError("Last-Event-ID takes the id of an event, a whole number")
+    return int(last_event_id)
+
+
+async def _streamed(request: Request, run: Run, after: int) -> Response:
+    orchestrator: Orchestrator = request.app.state.orchestrator
+    ping_every_s: float = request.app.state.ping_every_s
+    if run.is_final and not await orchestrator.has_events(run.run_id, after):
+        return Response(status_code=204)
+    return EventSourceResponse(
+        _messages(orchestrator, run, after),
+        ping=ping_every_s,
+        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+    )
+
+
+async def _messages(orchestrator: Orchestrator, run: Run, after: int) -> AsyncIterator[ServerSentEvent]:
+    retry: int | None = _RETRY_AFTER_MS
+    async for event in orchestrator.stream(run.run_id, after=after):
+        data = json.dumps(event_json(event), separators=(",", ":"))
+        yield ServerSentEvent(data, event=event.kind, id=str(event.number), retry=retry)
+        retry = None

@@ -1,0 +1,1 @@
+"""Extraction over many documents at once."""

@@ -1,0 +1,16 @@
+DROP TABLE {schema}.workflow_runner;
+DROP TABLE {schema}.workflow_hook;
+DROP TABLE {schema}.workflow_signal;
+DROP TABLE {schema}.workflow_activity;
+DROP INDEX {schema}.workflow_metadata_due;
+DROP INDEX {schema}.workflow_metadata_pending;
+ALTER TABLE {schema}.workflow_metadata
+    DROP COLUMN checkpoint_thread,
+    DROP COLUMN fork_checkpoint_id,
+    DROP COLUMN signal_count,
+    DROP COLUMN awaiting,
+    DROP COLUMN requested,
+    DROP COLUMN retry,
+    DROP COLUMN claimed_at,
+    DROP COLUMN losses,
+    DROP COLUMN failures;

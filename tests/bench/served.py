@@ -1,0 +1,76 @@
+"""The graphs that the processes of the queue and the HTTP bench serve; their `langgraph.json` names this module.
+
+`stamp`    one node, which says when it began: `time.monotonic()`, on Linux the same clock in every process
+`noop`     one node that does nothing
+`asking`   one node that waits for an answer
+`five`     five in a row that add a word to the state
+`five_50ms`    five in a row that take 50 ms each
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import operator
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+from langgraph.graph import START, StateGraph
+from langgraph.types import interrupt
+from typing_extensions import TypedDict
+
+__all__ = ["GRAPHS", "NODES", "asking", "five", "five_50ms", "noop", "stamp", "write_graph_file"]
+
+GRAPHS = ("stamp", "noop", "asking", "five", "five_50ms")
+NODES = 5
+
+
+class _State(TypedDict, total=False):
+    task: str
+    began: float
+    trace: Annotated[list[str], operator.add]
+
+
+async def _stamp(state: _State) -> dict[str, Any]:
+    return {"began": time.monotonic()}
+
+
+async def _nothing(state: _State) -> dict[str, Any]:
+    return {}
+
+
+async def _ask(state: _State) -> dict[str, Any]:
+    return {"task": str(interrupt("which task?"))}
+
+
+def _row(pause_s: float) -> StateGraph[Any]:
+    """Five nodes in a row, each of which takes its time."""
+
+    def node(number: int) -> Any:
+        async def work(state: _State) -> dict[str, Any]:
+            if pause_s:
+                await asyncio.sleep(pause_s)
+            return {"trace": [f"node {number}"]}
+
+        return work
+
+    builder = StateGraph(_State)
+    for number in range(NODES):
+        builder.add_node(f"node_{number}", node(number))
+        builder.add_edge(f"node_{number - 1}" if number else START, f"node_{number}")
+    return builder
+
+
+stamp = StateGraph(_State).add_node("stamp", _stamp).add_edge(START, "stamp")
+noop = StateGraph(_State).add_node("noop", _nothing).add_edge(START, "noop")
+asking = StateGraph(_State).add_node("asking", _ask).add_edge(START, "asking")
+five = _row(0.0)
+five_50ms = _row(0.05)
+
+
+def write_graph_file(directory: Path) -> Path:
+    """The `langgraph.json` of these graphs."""
+    path = directory / "langgraph.json"
+    path.write_text(json.dumps({"graphs": {name: f"{__name__}:{name}" for name in GRAPHS}}))
+    return path
