@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
-from orchestrator.api import control, events, health, hooks, invoke, runs, worker
+from orchestrator.api import batches, control, events, health, hooks, invoke, runs, worker
 from orchestrator.api.errors import install_error_handlers
 from orchestrator.engine.service import Orchestrator
 from orchestrator.version import holdfast_version
@@ -24,7 +24,7 @@ def create_app(orchestrator: Orchestrator, *, ping_every_s: float = 15.0) -> Fas
     app.state.orchestrator = orchestrator
     app.state.ping_every_s = ping_every_s
     app.state.tokens = orchestrator.settings.tokens
-    for part in (invoke, runs, events, control, hooks, worker, health):
+    for part in (invoke, runs, events, control, batches, hooks, worker, health):
         app.include_router(part.router)
     install_error_handlers(app)
     return app

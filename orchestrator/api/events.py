@@ -13,20 +13,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.responses import Response
 
 from orchestrator.api.auth import Organization
-from orchestrator.api.views import time_of
+from orchestrator.api.views import event_view
 from orchestrator.engine.service import Orchestrator
 from orchestrator.errors import InvalidRequestError, ThreadNotFoundError
-from orchestrator.runs.events import Event
 from orchestrator.runs.model import Run, check_identifier
 
-__all__ = ["event_json", "router"]
+__all__ = ["After", "LastEventId", "first_event", "router", "streamed_events"]
 
 router = APIRouter()
 _RETRY_AFTER_MS = 1000
@@ -41,7 +40,7 @@ async def run_events(
     """A run's events, those that were and those that come."""
     orchestrator: Orchestrator = request.app.state.orchestrator
     run = await orchestrator.poll(run_id, organization_id=organization)
-    return await _streamed(request, run, _begin(after, last_event_id))
+    return await streamed_events(request, run, first_event(after, last_event_id))
 
 
 @router.get("/api/invoke-status/stream/{thread_id:path}")
@@ -59,21 +58,10 @@ async def thread_events(
         raise ThreadNotFoundError(thread_id[:255]) from None
     orchestrator: Orchestrator = request.app.state.orchestrator
     run = await orchestrator.latest_of_thread(thread_id, organization_id=organization)
-    return await _streamed(request, run, _begin(after, last_event_id))
+    return await streamed_events(request, run, first_event(after, last_event_id))
 
 
-def event_json(event: Event) -> dict[str, Any]:
-    """An event as clients see it."""
-    return {
-        "runId": event.run_id,
-        "number": event.number,
-        "kind": event.kind,
-        "at": time_of(event.at),
-        **event.data,
-    }
-
-
-def _begin(after: int | None, last_event_id: str | None) -> int:
+def first_event(after: int | None, last_event_id: str | None) -> int:
     """What was seen already; the header, which EventSource sends, is newer than the address."""
     if not last_event_id:
         return after or 0
@@ -82,7 +70,8 @@ def _begin(after: int | None, last_event_id: str | None) -> int:
     return int(last_event_id)
 
 
-async def _streamed(request: Request, run: Run, after: int) -> Response:
+async def streamed_events(request: Request, run: Run, after: int) -> Response:
+    """The run's events with higher numbers, as a stream; 204 where the run is over and has none."""
     orchestrator: Orchestrator = request.app.state.orchestrator
     ping_every_s: float = request.app.state.ping_every_s
     if run.is_final and not await orchestrator.has_events(run.run_id, after):
@@ -97,6 +86,6 @@ async def _streamed(request: Request, run: Run, after: int) -> Response:
 async def _messages(orchestrator: Orchestrator, run: Run, after: int) -> AsyncIterator[ServerSentEvent]:
     retry: int | None = _RETRY_AFTER_MS
     async for event in orchestrator.stream(run.run_id, after=after):
-        data = json.dumps(event_json(event), separators=(",", ":"))
+        data = json.dumps(event_view(event), separators=(",", ":"))
         yield ServerSentEvent(data, event=event.kind, id=str(event.number), retry=retry)
         retry = None

@@ -10,8 +10,10 @@ from urllib.parse import quote
 
 from starlette.responses import JSONResponse
 
+from orchestrator.batches.model import Batch, DocumentRow
 from orchestrator.engine.history import CheckpointSummary
 from orchestrator.runs.activity import Activity
+from orchestrator.runs.events import Event
 from orchestrator.runs.model import Run
 from orchestrator.runs.signals import Signal
 
@@ -19,7 +21,10 @@ __all__ = [
     "AsciiJsonResponse",
     "accepted",
     "activity_view",
+    "batch_view",
     "checkpoint_view",
+    "document_view",
+    "event_view",
     "run_detail",
     "run_status",
     "signals_view",
@@ -72,6 +77,7 @@ def run_status(run: Run) -> dict[str, Any]:
         "lastCheckpointId": run.last_checkpoint_id,
         "idempotencyKey": run.idempotency_key,
         "parentRunId": run.parent_run_id,
+        "batchId": run.batch_id,
         "forkCheckpointId": run.fork_checkpoint_id,
         "createdAt": time_of(run.created_at),
         "startedAt": time_of(run.started_at),
@@ -125,6 +131,58 @@ def checkpoint_view(checkpoint: CheckpointSummary) -> dict[str, Any]:
         "next": checkpoint.next,
         "values": checkpoint.values,
         "workflowVersion": checkpoint.workflow_version,
+    }
+
+
+def event_view(event: Event) -> dict[str, Any]:
+    """An event of a run."""
+    return {
+        "runId": event.run_id,
+        "number": event.number,
+        "kind": event.kind,
+        "at": time_of(event.at),
+        **event.data,
+    }
+
+
+def batch_view(batch: Batch, run: Run, failed: Sequence[DocumentRow]) -> dict[str, Any]:
+    """A batch and its run, and documents of it that failed."""
+    counts = {
+        str(state): {"done": each.done, "total": each.total, "failed": each.failed}
+        for state, each in batch.progress.items()
+    }
+    return {
+        "batchId": batch.batch_id,
+        "organizationId": batch.organization_id,
+        "title": batch.title,
+        "policy": batch.policy,
+        "state": batch.state,
+        "status": run.status,
+        "counts": counts,
+        "failedDocuments": [document_view(row) for row in failed],
+        "knowledge": run.output.get("knowledge") if isinstance(run.output, dict) else None,
+        "error": run.error,
+        "retryOf": run.parent_run_id,
+        "statusUrl": f"/api/batches/{batch.batch_id}",
+        "streamUrl": f"/api/batches/{batch.batch_id}/events",
+        "documentsUrl": f"/api/batches/{batch.batch_id}/documents",
+        "createdAt": time_of(batch.created_at),
+        "startedAt": time_of(run.started_at),
+        "updatedAt": time_of(batch.updated_at),
+        "completedAt": time_of(run.completed_at),
+    }
+
+
+def document_view(row: DocumentRow) -> dict[str, Any]:
+    """One document of a batch."""
+    return {
+        "key": row.key,
+        "name": row.name,
+        "title": row.title,
+        "contentHash": row.content_hash,
+        "state": row.state,
+        "error": row.error,
+        "runId": row.run_id if row.state != "pending" else None,
     }
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from checkpointer.errors import CheckpointerError, SettingsError
+from orchestrator.cli.batches_app import batches
 from orchestrator.cli.options import AsJson, Url, finish
 from orchestrator.cli.runs_app import runs
 from orchestrator.errors import InvalidRequestError, OrchestratorError
@@ -24,6 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(runs, name="runs")
+app.add_typer(batches, name="batches")
 
 
 def run(arguments: Sequence[str]) -> NoReturn:
@@ -145,6 +147,27 @@ def reencrypt(
     from orchestrator.cli.reencrypt import change_encryption
 
     finish(change_encryption(off=off, as_json=as_json))
+
+
+@app.command()
+def extract(
+    paths: Annotated[list[str], typer.Argument(help="Files, and directories with all below them.")],
+    policy: Annotated[
+        str, typer.Option(help="some: documents that fail are left out; all: one that fails fails the batch.")
+    ] = "some",
+    title: Annotated[str | None, typer.Option(help="What to call the batch.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Where to write what was found: a .jsonld, .graphml or .svg file.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Extract entities and relations from documents, without a server and without a network.
+
+    What is found is kept where the settings say; by default in the embedded PostgreSQL, where that is installed.
+    """
+    from orchestrator.cli.batches import extract as run_batch
+
+    finish(run_batch(paths, policy=policy, title=title, out=out, as_json=as_json))
 
 
 @app.command()

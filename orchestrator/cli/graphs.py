@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from orchestrator.batches.flow import BATCH, build_batch
 from orchestrator.engine.graph_file import GraphFile
 from orchestrator.engine.graphs import Graph
 from orchestrator.errors import GraphError
@@ -24,7 +25,7 @@ def all_graphs(settings: OrchestratorSettings, file: GraphFile | None) -> dict[s
     """The graphs of `file` over the shipped ones. Raises `GraphError` and the errors of the file."""
     theirs: Mapping[str, Any] = file.load() if file else {}
     ours: dict[str, Graph] = {}
-    for name, build in SHIPPED.items():
+    for name, build in {**SHIPPED, BATCH: build_batch}.items():
         if name in theirs:
             _log.info("[WorkflowOrchestrator] workflow %s is the one of %s", name, file and file.path)
             continue

@@ -12,7 +12,7 @@ from urllib.parse import urlencode, urlsplit
 
 from orchestrator.errors import InvalidRequestError, RemoteError
 
-__all__ = ["get_json", "post_json"]
+__all__ = ["get_json", "open_stream", "post_json"]
 
 _TIMEOUT_S = 15.0
 
@@ -33,6 +33,18 @@ async def post_json(url: str, path: str, body: dict[str, Any], *, token: str | N
         _address(url, path), data=json.dumps(body).encode(), headers=headers, method="POST"
     )
     return await _ask(request, token)
+
+
+def open_stream(
+    url: str, path: str, *, last_event_id: int, token: str | None, timeout_s: float
+) -> http.client.HTTPResponse:
+    """A stream of events, opened; blocks. Raises `InvalidRequestError`, and what urllib raises."""
+    headers = {"Accept": "text/event-stream", "Last-Event-ID": str(last_event_id)}
+    request = urllib.request.Request(_address(url, path), headers=headers)  # noqa: S310 - checked by _address
+    if token:
+        request.add_unredirected_header("Authorization", f"Bearer {token}")
+    answer: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=timeout_s)  # noqa: S310 - as above
+    return answer
 
 
 def _address(url: str, path: str) -> str:

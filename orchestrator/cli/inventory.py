@@ -32,7 +32,7 @@ _STATEMENTS = re.compile(
     rf"""CREATE\s+TABLE\s+(?:IF\s+NOT\s+EXISTS\s+)?{_NAME}
        | CREATE\s+(?:UNIQUE\s+)?INDEX\s+(?:CONCURRENTLY\s+)?(?:IF\s+NOT\s+EXISTS\s+)?(\w+)
        | CREATE\s+(?:OR\s+REPLACE\s+)?FUNCTION\s+{_NAME}
-       | CREATE\s+TRIGGER\s+(\w+)
+       | CREATE\s+(?:OR\s+REPLACE\s+)?TRIGGER\s+(\w+)
        | ALTER\s+TABLE\s+{_NAME}
        | ADD\s+COLUMN\s+(?:IF\s+NOT\s+EXISTS\s+)?(\w+)
        | DROP\s+INDEX\s+(?:IF\s+EXISTS\s+)?{_NAME}""",

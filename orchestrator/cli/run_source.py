@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeAlias
 from urllib.parse import quote
 
 from orchestrator.api.views import activity_view, run_detail, run_status, signals_view
+from orchestrator.cli.following import EventView, server_events, stored_events
 from orchestrator.cli.http import get_json, post_json
 from orchestrator.errors import DatabaseUnavailableError, InvalidRequestError, RemoteError
 from orchestrator.logs import setup_logging
@@ -19,7 +20,7 @@ from orchestrator.runs.signals import RESUME_SIGNAL, NewSignal
 from orchestrator.runs.store import Cursor, RunFilter, RunStore
 from orchestrator.settings import OrchestratorSettings
 
-__all__ = ["RunSource", "RunView", "open_runs"]
+__all__ = ["RunSource", "RunView", "accept", "open_runs"]
 
 RunView: TypeAlias = dict[str, Any]
 
@@ -37,6 +38,9 @@ class RunSource(Protocol):
 
     async def look(self, run_id: str) -> RunView | None:
         """`get`, or None where there is no answer at the moment."""
+
+    def events(self, run_id: str) -> AsyncIterator[EventView]:
+        """The run's events, those that were and those that come, also after its end: who has seen enough leaves."""
 
     async def activities(self, run_id: str) -> dict[str, Any]:
         """What the run went through."""
@@ -82,23 +86,26 @@ class _ServerRuns:
         self, statuses: Sequence[str], workflow: str | None, limit: int, cursor: str | None
     ) -> dict[str, Any]:
         query = {"status": list(statuses), "workflow": workflow, "limit": limit, "cursor": cursor}
-        return _accept(*await get_json(self.url, "/api/runs", query, token=self.token))
+        return accept(*await get_json(self.url, "/api/runs", query, token=self.token))
 
     async def get(self, run_id: str) -> RunView:
-        return _accept(*await get_json(self.url, _path(run_id), token=self.token))
+        return accept(*await get_json(self.url, _path(run_id), token=self.token))
 
     async def look(self, run_id: str) -> RunView | None:
         try:
             status, answer = await get_json(self.url, _path(run_id), token=self.token)
         except RemoteError:
             return None
-        return None if status >= 500 else _accept(status, answer)
+        return None if status >= 500 else accept(status, answer)
+
+    def events(self, run_id: str) -> AsyncIterator[EventView]:
+        return server_events(self.url, _path(run_id, "events"), self.token)
 
     async def activities(self, run_id: str) -> dict[str, Any]:
-        return _accept(*await get_json(self.url, _path(run_id, "activities"), token=self.token))
+        return accept(*await get_json(self.url, _path(run_id, "activities"), token=self.token))
 
     async def history(self, run_id: str, limit: int) -> dict[str, Any]:
-        return _accept(*await get_json(self.url, _path(run_id, "history"), {"limit": limit}, token=self.token))
+        return accept(*await get_json(self.url, _path(run_id, "history"), {"limit": limit}, token=self.token))
 
     async def interrupt(self, run_id: str) -> RunView:
         return await self._tell(_path(run_id, "interrupt"))
@@ -116,7 +123,7 @@ class _ServerRuns:
         return await self._tell(_path(run_id, "fork"), checkpointId=checkpoint_id, payload=payload)
 
     async def _tell(self, path: str, **body: Json) -> RunView:
-        return _accept(*await post_json(self.url, path, body, token=self.token))
+        return accept(*await post_json(self.url, path, body, token=self.token))
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +153,9 @@ class _StoredRuns:
             return await self.get(run_id)
         except DatabaseUnavailableError:
             return None
+
+    def events(self, run_id: str) -> AsyncIterator[EventView]:
+        return stored_events(self.store, parse_run_id(run_id))
 
     async def activities(self, run_id: str) -> dict[str, Any]:
         activities = await self.store.activities((await self._find(run_id)).run_id)
@@ -183,7 +193,8 @@ def _path(run_id: str, *parts: str) -> str:
     return "/".join(["/api/runs", *(quote(part, safe="", errors="replace") for part in (run_id, *parts))])
 
 
-def _accept(status: int, answer: Any) -> dict[str, Any]:
+def accept(status: int, answer: Any) -> dict[str, Any]:
+    """The answer of a server. Raises `RemoteError` with what it says where it refuses."""
     if status in (200, 202) and isinstance(answer, dict):
         return answer
     error = answer.get("error") if isinstance(answer, dict) else None

@@ -1,36 +1,34 @@
-"""`holdfast runs watch`: follow a run until it is settled, by looking at it once a second."""
+"""`holdfast runs watch`: follow a run's events until it is settled."""
 
 from __future__ import annotations
 
-import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
-from time import monotonic
+from collections.abc import Callable, Iterator
+from contextlib import aclosing, contextmanager
+from typing import Any, cast
 
 from rich.live import Live
-from rich.text import Text
 
+from orchestrator.cli.following import Patience
 from orchestrator.cli.run_source import RunSource, RunView, open_runs
-from orchestrator.cli.tables import print_json, state_of, status_text, terminal
-from orchestrator.errors import RemoteError
+from orchestrator.cli.tables import print_json, terminal
+from orchestrator.cli.watched import WatchedRun, line_of
 from orchestrator.runs.model import FINAL, SETTLED, RunStatus
 
 __all__ = ["RESTING", "watch"]
 
 # The exit code for a run that neither is over nor goes on by itself.
 RESTING = 3
-_LOOK_EVERY_S = 1.0
-# A run outlives a restart of its server, and so does who watches it.
-_PATIENCE_S = 60.0
 
 
 async def watch(run_id: str, *, url: str | None, token: str | None, as_json: bool) -> int:
     """Show a run's progress until it is over (0 completed, 1 not) or rests (3); with `as_json`, only its end."""
+    watched = WatchedRun()
     async with open_runs(url, token) as runs:
-        with _shown(as_json) as show:
-            async for run in _looks(runs, run_id):
-                show(run)
+        with _shown(watched, as_json) as show:
+            run = await _followed(runs, run_id, watched, show)
+            watched.end(run)
+            show()
     if as_json:
         print_json(run)
     if run["status"] == RunStatus.COMPLETED:
@@ -38,51 +36,53 @@ async def watch(run_id: str, *, url: str | None, token: str | None, as_json: boo
     return 1 if run["status"] in FINAL else RESTING
 
 
-async def _looks(runs: RunSource, run_id: str) -> AsyncIterator[RunView]:
-    """The run each time it was looked at, until it is settled. At least one; the first must succeed."""
+async def _followed(runs: RunSource, run_id: str, watched: WatchedRun, show: Callable[[], None]) -> RunView:
+    """The run once it is settled. The first look must succeed."""
     run = await runs.get(run_id)
-    yield run
-    seen = monotonic()
-    while run["status"] not in SETTLED:
-        await asyncio.sleep(_LOOK_EVERY_S)
-        if (latest := await runs.look(run_id)) is not None:
-            run, seen = latest, monotonic()
-            yield run
-        elif monotonic() - seen > _PATIENCE_S:
-            raise RemoteError(f"no answer for {_PATIENCE_S:.0f} s; the run goes on where it was, look again later")
+    if run["status"] in SETTLED:
+        return run
+    async with aclosing(cast("Any", runs.events(run_id))) as events:
+        async for event in events:
+            watched.take(event)
+            if event["kind"] == "state" and event["status"] in SETTLED:
+                # It may have gone on since: this may be what was long ago.
+                run = await _looked(runs, run_id)
+                if run["status"] in SETTLED:
+                    break
+            show()
+    return run
+
+
+async def _looked(runs: RunSource, run_id: str) -> RunView:
+    patience = Patience()
+    while (run := await runs.look(run_id)) is None:
+        await patience.wait()
+    return run
 
 
 @contextmanager
-def _shown(as_json: bool) -> Iterator[Callable[[RunView], None]]:
-    """How to show a run: on one line that changes, as a line per change, or not at all."""
+def _shown(watched: WatchedRun, as_json: bool) -> Iterator[Callable[[], None]]:
+    """How to show a run: on lines that change, as a line per change, or not at all."""
     console = terminal()
     if as_json:
-        yield lambda run: None
+        yield lambda: None
     elif console.is_terminal:
-        with Live(console=console, auto_refresh=False) as live:
-            yield lambda run: live.update(_line(run), refresh=True)
+        with Live(get_renderable=watched.render, console=console, refresh_per_second=4) as live:
+            yield live.refresh
     else:
-        yield _Changes()
+        yield _Changes(watched)
 
 
 class _Changes:
     """Prints a run where it differs from the last time."""
 
-    def __init__(self) -> None:
+    def __init__(self, watched: WatchedRun) -> None:
+        self._watched = watched
         self._last = ""
 
-    def __call__(self, run: RunView) -> None:
-        line = _line(run).plain
+    def __call__(self) -> None:
+        line = line_of(self._watched.run).plain
         if line != self._last:
             self._last = line
             print(line)
             sys.stdout.flush()
-
-
-def _line(run: RunView) -> Text:
-    status = status_text(run["status"])
-    parts = [status.append(state_of(run).removeprefix(status.plain))]
-    if run["currentActivity"]:
-        parts.append(Text(f"activity {run['currentActivity']}"))
-    parts.append(Text(f"attempt {run['attempt']}", style="dim"))
-    return Text("  ").join(parts)

@@ -10,18 +10,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Protocol
 from uuid import UUID, uuid5
 
 from langgraph.config import get_config
 
 from orchestrator.engine.pushing import Pusher
 from orchestrator.errors import InvalidRequestError, NoAttemptError
-from orchestrator.runs.model import Run, check_identifier
+from orchestrator.runs.model import Json, Run, check_identifier
 from orchestrator.runs.signals import Hook, NewHook
 from orchestrator.runs.store import RunStore
 
 __all__ = [
     "Attempt",
+    "Client",
     "create_hook",
     "create_hook_sync",
     "current_attempt",
@@ -35,6 +37,16 @@ _DAY_S = 86_400.0
 _LONGEST_S = 366 * _DAY_S
 
 
+class Client(Protocol):
+    """What a node can have the process do for its run."""
+
+    async def start_child(
+        self, parent: Run, workflow: str, payload: Json, *, run_id: str, idempotency_key: str | None = None
+    ) -> Run:
+        """Start a run of the batch that `parent` is; the same `run_id` again is the same run."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """The attempt under way: its run as it was claimed, and what a node may need of the process."""
@@ -43,6 +55,7 @@ class Attempt:
     store: RunStore
     loop: asyncio.AbstractEventLoop
     pusher: Pusher | None = None
+    client: Client | None = None
 
 
 _current: ContextVar[Attempt] = ContextVar("holdfast_attempt")
@@ -51,9 +64,9 @@ _step_key: ContextVar[str | None] = ContextVar("holdfast_step", default=None)
 
 
 @contextmanager
-def under_way(run: Run, store: RunStore, pusher: Pusher | None = None) -> Iterator[None]:
+def under_way(run: Run, store: RunStore, pusher: Pusher | None = None, client: Client | None = None) -> Iterator[None]:
     """Make `run` the one that the functions below are about."""
-    token = _current.set(Attempt(run, store, asyncio.get_running_loop(), pusher))
+    token = _current.set(Attempt(run, store, asyncio.get_running_loop(), pusher, client))
     try:
         yield
     finally:

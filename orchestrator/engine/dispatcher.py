@@ -51,7 +51,8 @@ class Dispatcher:
     """Drives runs of `workflows` as `owner`, at most `capacity` at once.
 
     Of the pending runs it takes those of `queues`, by default of all, and leaves new ones for `leave_new_for_s`
-    seconds to the queue that tells a worker of them. Unless it `takes` runs, it only drives what it is handed.
+    seconds to the queue that tells a worker of them. Unless it `takes` runs, it only drives what it is handed. Runs of
+    batches are started by the thousand: at most `batched` of them are under way at once, however much room there is.
     """
 
     def __init__(
@@ -66,7 +67,11 @@ class Dispatcher:
         queues: Sequence[str] | None = None,
         leave_new_for_s: float = 0.0,
         takes: bool = True,
+        batched: int = MAX_ACTIVE_RUNS,
     ) -> None:
+        self._batched = batched
+        self._batched_claims = 0
+        self._seek_batched = True
         self._takes = takes
         self._store = store
         self._executor = executor
@@ -132,11 +137,17 @@ class Dispatcher:
         """Claim a run once there is a slot, and drive it to the end of the attempt; None where it is not its turn."""
         if (run.is_last_chance and self._has_last_chance()) or not await self._slot():
             return None
+        if run.batch_id is not None and self._takes and self._room() < 1:
+            # It stays pending, and is taken from the table when one of those under way has ended.
+            self._backlog = self._seek_batched = True
+            return None
         self._reserved += 1
+        self._batched_claims += run.batch_id is not None
         try:
             claimed = await self._store.claim(run, self._owner)
         finally:
             self._reserved -= 1
+            self._batched_claims -= run.batch_id is not None
         if claimed is None:
             return None
         reached("claimed", run.run_id)
@@ -152,6 +163,8 @@ class Dispatcher:
         """
         if self._draining or not self._takes or not self._workflows:
             return
+        # Otherwise they are looked for when one is known to be there: most processes never see a batch.
+        self._seek_batched = self._seek_batched or leave_new
         self._leave_new = leave_new and (self._leave_new or self._filling is None)
         if self._filling is not None:
             self._fill_again = True
@@ -159,6 +172,14 @@ class Dispatcher:
             self._backlog = True
         else:
             self._filling = asyncio.create_task(self._fill(), name="claiming free runs")
+
+    def fill_batched(self) -> None:
+        """`fill`, now that a run of a batch is pending; costs nothing while there is no room for it."""
+        self._seek_batched = True
+        if self._room() < 1:
+            self._backlog = True
+        else:
+            self.fill()
 
     def stop_at_checkpoint(self, run_id: str, reason: str) -> None:
         """Let a run's attempt stop at its next checkpoint."""
@@ -214,6 +235,11 @@ class Dispatcher:
     def _free(self) -> int:
         return self._capacity - self._reserved - len(self._attempts)
 
+    def _room(self) -> int:
+        """How many more runs of batches may be taken up."""
+        under_way = sum(attempt.run.batch_id is not None for attempt in self._attempts.values())
+        return self._batched - self._batched_claims - under_way
+
     async def _claim(self, run: Run) -> None:
         self._reserved += 1
         try:
@@ -235,23 +261,41 @@ class Dispatcher:
                 self._backlog = (free := self._free()) < 1
                 if self._backlog:
                     return
-                runs = await self._claim_next(min(free, _CLAIM_AT_ONCE))
-                for run in runs:
-                    reached("claimed", run.run_id)
-                    self.drive(run)
+                runs = await self._claim_next(min(free, _CLAIM_AT_ONCE), batched=False)
+                self._drive_all(runs)
+                await self._fill_room()
                 if len(runs) < min(free, _CLAIM_AT_ONCE) and not self._fill_again:
                     break
             if not self._draining and self._free() > 0 and not self._has_last_chance():
-                for run in await self._claim_next(1, last_chance=True):
-                    reached("claimed", run.run_id)
-                    self.drive(run)
+                self._drive_all(await self._claim_next(1, last_chance=True))
         except DatabaseUnavailableError:
             _log.debug("free runs could not be claimed yet")
         finally:
             self._filling = None
             self._wake_one()
 
-    async def _claim_next(self, limit: int, *, last_chance: bool = False) -> list[Run]:
+    async def _fill_room(self) -> None:
+        """Take up runs of batches, as far as there is room for them."""
+        if not self._seek_batched:
+            return
+        self._seek_batched = False
+        limit = max(min(self._free(), self._room(), _CLAIM_AT_ONCE), 0)
+        self._batched_claims += limit
+        try:
+            runs = await self._claim_next(limit, batched=True) if limit else []
+        finally:
+            self._batched_claims -= limit
+        self._drive_all(runs)
+        if len(runs) == limit:
+            # There may be more of them, for when one of those under way has ended.
+            self._backlog = self._seek_batched = True
+
+    def _drive_all(self, runs: Sequence[Run]) -> None:
+        for run in runs:
+            reached("claimed", run.run_id)
+            self.drive(run)
+
+    async def _claim_next(self, limit: int, *, last_chance: bool = False, batched: bool | None = None) -> list[Run]:
         # Kept while the answer is awaited: messages of a queue claim at the same time.
         self._reserved += limit
         try:
@@ -262,6 +306,7 @@ class Dispatcher:
                 queues=self._queues,
                 older_than_s=self._leave_new_for_s if self._leave_new else 0.0,
                 last_chance=last_chance,
+                batched=batched,
             )
         finally:
             self._reserved -= limit

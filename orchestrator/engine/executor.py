@@ -30,7 +30,7 @@ from langgraph.types import StreamMode
 
 from checkpointer.errors import SaverUnavailableError, StaleWriterError
 from orchestrator.engine.activities import ActivityRecorder, ActivityTrail
-from orchestrator.engine.attempt import under_way
+from orchestrator.engine.attempt import Client, under_way
 from orchestrator.engine.graphs import CompiledWorkflow, GraphRegistry
 from orchestrator.engine.loading import Begin, LostRunError, Rest, config_of, describe_wait, load
 from orchestrator.engine.points import reached
@@ -87,6 +87,7 @@ class Executor:
     recorder: ActivityRecorder
     secrets: Sequence[str] = field(default=(), repr=False)
     pusher: Pusher | None = None
+    client: Client | None = None
 
     async def execute(self, run: Run, control: RunControl) -> Run | None:
         """Run a claimed attempt to its end and return the row; None where the run is no longer ours."""
@@ -117,7 +118,7 @@ class Executor:
             return _stopped(run.requested, progress)
         config = config_of(run, workflow)
         try:
-            with under_way(run, self.store, self.pusher):
+            with under_way(run, self.store, self.pusher, self.client):
                 begin = await load(run, workflow, self.saver, self.store, config)
                 reached("loaded", run.run_id)
                 if isinstance(begin, Rest):

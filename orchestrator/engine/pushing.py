@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Protocol
 
 from orchestrator.runs.model import Run
 from orchestrator.runs.steps import Step
+from orchestrator.runs.store import RunStore
 
-__all__ = ["Pusher"]
+__all__ = ["Pusher", "push_run"]
+
+_log = logging.getLogger(__name__)
 
 
 class Pusher(Protocol):
@@ -18,3 +22,14 @@ class Pusher(Protocol):
 
     async def push_step(self, step: Step) -> None:
         """Say that a step is pending."""
+
+
+async def push_run(pusher: Pusher | None, store: RunStore, run: Run) -> None:
+    """Tell the queue of a pending run, where its row in `store` has not done so already."""
+    if pusher is None or store.enqueues:
+        return
+    try:
+        await pusher.push_run(run)
+    except Exception:
+        # It is in the database: the sweeper comes back to it.
+        _log.exception("[WorkflowOrchestrator] run %s could not be pushed yet", run.run_id)

@@ -34,6 +34,11 @@ class Reading:
         self._store = store
         self._saver = saver
 
+    @property
+    def store(self) -> RunStore:
+        """Where the runs are kept, for what is kept beside them."""
+        return self._store
+
     async def poll(self, run_id: str, *, organization_id: str | None = None) -> Run:
         """The run as it stands."""
         run = await self._store.get(parse_run_id(run_id))

@@ -17,11 +17,13 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.types import RetryPolicy
 
 from orchestrator.engine.activities import ActivityRecorder
+from orchestrator.engine.children import Children
 from orchestrator.engine.dispatcher import Dispatcher
 from orchestrator.engine.executor import Executor
 from orchestrator.engine.forking import find_checkpoint
 from orchestrator.engine.graphs import GraphRegistry
 from orchestrator.engine.points import reached
+from orchestrator.engine.pushing import push_run
 from orchestrator.engine.reading import Reading
 from orchestrator.engine.recovery import Recovery
 from orchestrator.engine.retry import retry_numbers
@@ -83,7 +85,8 @@ class Orchestrator(Reading):
         self._recorder = ActivityRecorder(store)
         self._hub = EventHub(store)
         self._work = work
-        executor = Executor(store, graphs, saver, self._recorder, settings.secrets(), work.pusher)
+        children = Children(store, graphs, settings.run_max_attempts, work.pusher)
+        executor = Executor(store, graphs, saver, self._recorder, settings.secrets(), work.pusher, children)
         self._dispatcher = Dispatcher(
             store,
             executor,
@@ -94,7 +97,9 @@ class Orchestrator(Reading):
             queues=work.queues,
             leave_new_for_s=work.leave_new_for_s,
             takes=work.takes,
+            batched=settings.worker_concurrency,
         )
+        children.on_started = self._dispatcher.fill_batched
         self._steps = StepRunner(store, owner, settings.run_max_attempts, settings.secrets())
         self.recovery = Recovery(
             store,
@@ -157,8 +162,12 @@ class Orchestrator(Reading):
         queue: str = "flow",
         priority: int = 0,
         start_at: datetime | None = None,
+        parent_run_id: str | None = None,
     ) -> Created:
-        """`start`, and whether this call made the run or its idempotency key found it."""
+        """`start`, and whether this call made the run or its idempotency key found it.
+
+        `parent_run_id` is a run that this one comes from.
+        """
         new = NewRun(
             run_id=new_run_id(),
             workflow_type=workflow,
@@ -172,6 +181,7 @@ class Orchestrator(Reading):
             queue=check_identifier("queue", queue),
             priority=_check_priority(priority),
             start_at=_check_time(start_at),
+            parent_run_id=parent_run_id,
         )
         return await self._create(new, if_busy)
 
@@ -192,18 +202,8 @@ class Orchestrator(Reading):
         elif created.is_new and begins_here and run.start_at is None:
             self._dispatcher.claim_soon(run)
         elif created.is_new:
-            await self._push(run)
+            await push_run(self._work.pusher, self._store, run)
         return created
-
-    async def _push(self, run: Run) -> None:
-        """Tell the queue of a pending run, where its row has not done so already."""
-        if self._work.pusher is None or self._store.enqueues:
-            return
-        try:
-            await self._work.pusher.push_run(run)
-        except Exception:
-            # It is in the database: the sweeper comes back to it.
-            _log.exception("[WorkflowOrchestrator] run %s could not be pushed yet", run.run_id)
 
     async def work_run(self, run_id: str) -> Run | None:
         """Drive a pending run to the end of an attempt, for a queue; None where there was nothing to do."""

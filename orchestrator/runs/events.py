@@ -8,9 +8,11 @@
 | custom | payload: what a node gave LangGraph's stream writer; {truncated: …} for what is too long, {eventsLost: n} |
 | message | id, activity, text: a piece of what a chat model says |
 | signal | name, key |
+| document | childRunId, status, key: a run that this one has started is over |
 
-State changes and signals are written by the database, in the transaction that makes them (migration 0005). The others
-come from the attempt that is under way, in batches, and only while it holds the run.
+State changes, signals and the ends of runs that it started are written by the database, in the transaction that makes
+them (migrations 0005, 0006). The others come from the attempt that is under
+way, in batches, and only while it holds the run.
 """
 
 from __future__ import annotations

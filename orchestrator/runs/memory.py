@@ -68,6 +68,7 @@ class MemoryRunStore(MemorySteps):
             max_attempts=new.max_attempts,
             retry=new.retry,
             fork_checkpoint_id=new.fork_checkpoint_id,
+            batch_id=new.batch_id,
             queue=new.queue,
             priority=new.priority,
             start_at=new.start_at,
@@ -109,12 +110,14 @@ class MemoryRunStore(MemorySteps):
         queues: Sequence[str] | None = None,
         older_than_s: float = 0.0,
         last_chance: bool = False,
+        batched: bool | None = None,
     ) -> list[Run]:
         claimed: list[Run] = []
         for row in sorted(map(self._row, self._open), key=lambda run: (-run.priority, age(run))):
             if len(claimed) >= limit:
                 break
             wanted = row.workflow_type in workflows and (queues is None or row.queue in queues)
+            wanted = wanted and batched in (None, row.batch_id is not None)
             if wanted and row.is_last_chance == last_chance and self._may_begin(row, older_than_s):
                 claimed.append(self._begin(row, owner, self._lease_s))
         return claimed

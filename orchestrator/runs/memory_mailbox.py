@@ -11,7 +11,7 @@ from itertools import count
 
 from orchestrator.errors import HookNotFoundError, IllegalTransitionError
 from orchestrator.runs.memory_rows import MemoryRows, holds
-from orchestrator.runs.model import Json, Run, RunStatus
+from orchestrator.runs.model import CHILDREN_SIGNAL, Json, Run, RunStatus
 from orchestrator.runs.signals import (
     RESUME_SIGNAL,
     Hook,
@@ -24,6 +24,7 @@ from orchestrator.runs.signals import (
     open_waits,
     waits_of,
 )
+from orchestrator.runs.store import Notice
 
 __all__ = ["MemoryMailbox"]
 
@@ -48,6 +49,7 @@ class MemoryMailbox(MemoryRows):
         self._signal_ids = count(1)
         self._hooks: dict[str, _KnownHook] = {}
         self._hook_keys: dict[tuple[str, str], str] = {}
+        self._await_children: set[str] = set()
 
     async def send_signal(self, run_id: str, signal: NewSignal) -> Run:
         return self._send(run_id, signal)
@@ -65,6 +67,22 @@ class MemoryMailbox(MemoryRows):
                 now = datetime.now(UTC)
                 kept[signal_id] = replace(kept[signal_id], interrupt_id=interrupt_id, delivered_at=now)
         return True
+
+    async def await_children(self, run_id: str) -> int:
+        self._await_children.add(run_id)
+        return len(self._children[run_id])
+
+    def _child_ended(self, child: Run, batch_id: str) -> None:
+        parent = self._runs.get(batch_id)
+        if parent is None or parent.is_final:
+            return
+        self._add_event(batch_id, "document", {"childRunId": child.run_id, "status": str(child.status)})
+        self.listener(Notice("event", (batch_id,)))
+        if batch_id in self._await_children and not self._children[batch_id]:
+            self._await_children.remove(batch_id)
+            kept = self._keep(parent, NewSignal(CHILDREN_SIGNAL))
+            if parent.status is RunStatus.WAITING and is_awaited(CHILDREN_SIGNAL, waits_of(parent)):
+                self._tell(self._move(kept, RunStatus.PENDING))
 
     async def create_hook(self, new: NewHook) -> Hook:
         run = self._row(new.run_id)

@@ -31,6 +31,8 @@ class MemoryRows:
         self._events: defaultdict[str, list[Event]] = defaultdict(list)
         self._marks: dict[str, int] = {}
         self._activities: defaultdict[str, dict[tuple[int, str], Activity]] = defaultdict(dict)
+        # The unfinished runs of each batch.
+        self._children: defaultdict[str, set[str]] = defaultdict(set)
 
     async def get(self, run_id: str) -> Run:
         return self._row(run_id)
@@ -110,9 +112,17 @@ class MemoryRows:
             self.listener(Notice("event", (row.run_id,)))
         if changed.status in UNFINISHED:
             self._open[row.run_id] = None
+            if row.batch_id is not None:
+                self._children[row.batch_id].add(row.run_id)
         else:
             self._open.pop(row.run_id, None)
+            if row.batch_id is not None and row.run_id in self._children[row.batch_id]:
+                self._children[row.batch_id].remove(row.run_id)
+                self._child_ended(changed, row.batch_id)
         return changed
+
+    def _child_ended(self, child: Run, batch_id: str) -> None:
+        """Let the run that started `child` know."""
 
     def _move(self, row: Run, status: RunStatus, **values: object) -> Run:
         """Put a run into a state in which nobody drives it; what belonged to the old state only is cleared."""

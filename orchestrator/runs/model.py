@@ -29,6 +29,7 @@ from orchestrator.errors import IllegalTransitionError, InvalidRequestError, Run
 from orchestrator.settings import DEFAULT_ORGANIZATION, ORGANIZATION
 
 __all__ = [
+    "CHILDREN_SIGNAL",
     "FINAL",
     "SETTLED",
     "STEP_SIGNAL",
@@ -49,6 +50,8 @@ Json: TypeAlias = Any  # what `json.dumps` takes: None, bool, int, float, str, a
 
 # The name of the signal that hands a step's result back is this and the step's key.
 STEP_SIGNAL = "step:"
+# The name of the signal by which the database tells a run that all the runs it has started are over.
+CHILDREN_SIGNAL = "children"
 MAX_IDENTIFIER_CHARS = 255
 # Control characters (NUL among them), and halves of surrogate pairs, which are no text.
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -159,8 +162,8 @@ class Run:
 
     @property
     def is_settled(self) -> bool:
-        """Whether the run is over, or rests until someone signals or resumes it; not while it waits for its steps."""
-        return self.status in SETTLED and not self.waits_for_steps
+        """Whether the run is over, or rests until someone signals or resumes it; not while it waits for its work."""
+        return self.status in SETTLED and not self.waits_for_steps and not self.waits_for_children
 
     @property
     def is_last_chance(self) -> bool:
@@ -176,6 +179,11 @@ class Run:
         """Whether all that the run waits for are steps that workers run."""
         signals = [str(wait["signal"]) for wait in self.awaiting or ()]
         return bool(signals) and all(signal.startswith(STEP_SIGNAL) for signal in signals)
+
+    @property
+    def waits_for_children(self) -> bool:
+        """Whether all that the run waits for is that the runs which it has started are over."""
+        return bool(self.awaiting) and all(wait["signal"] == CHILDREN_SIGNAL for wait in self.awaiting or ())
 
     @property
     def thread_key(self) -> tuple[str, str]:

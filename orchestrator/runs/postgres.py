@@ -27,7 +27,7 @@ from orchestrator.runs.events import Event, RunNotes
 from orchestrator.runs.model import Json, Request, Run, RunStatus, require_transition
 from orchestrator.runs.postgres_steps import PostgresSteps
 from orchestrator.runs.rows import activity_of, events_of, run_of
-from orchestrator.runs.sender import CALLER_PATIENCE_S, QUERIES, Sender, translated
+from orchestrator.runs.sender import CALLER_PATIENCE_S, QUERIES, Sender, oldest_of, translated
 from orchestrator.runs.store import (
     Absent,
     Created,
@@ -82,6 +82,11 @@ class PostgresRunStore(PostgresSteps):
         super().__init__(sender, lease_s=lease_s, queue_prefix=queue_prefix)
         self._transitions = transitions
 
+    @property
+    def sender(self) -> Sender:
+        """What sends statements to where the runs are."""
+        return self._sender
+
     async def create(self, new: NewRun, *, if_busy: IfBusy = "enqueue", owner: int | None = None) -> Created:
         begun = owner if new.thread_id is None and new.start_at is None else None
         row = await self._create(new, begun) if if_busy != "reject" else await self._create_if_idle(new, begun)
@@ -115,6 +120,7 @@ class PostgresRunStore(PostgresSteps):
                     _json(new.retry),
                     uuid(new.parent_run_id),
                     text(new.fork_checkpoint_id),
+                    uuid(new.batch_id),
                     text(new.queue),
                     integer(new.priority),
                     text(None if new.start_at is None else new.start_at.isoformat()),
@@ -182,10 +188,11 @@ class PostgresRunStore(PostgresSteps):
         queues: Sequence[str] | None = None,
         older_than_s: float = 0.0,
         last_chance: bool = False,
+        batched: bool | None = None,
     ) -> list[Run]:
         try:
             rows = await self._sender.ask(
-                "claim_oldest",
+                oldest_of(batched=batched, last_chance=last_chance),
                 owner=owner,
                 workflows=list(workflows),
                 queues=None if queues is None else list(queues),
@@ -228,7 +235,10 @@ class PostgresRunStore(PostgresSteps):
         row = (*_finish_row(run, outcome), bigint(len(told.events) if told else 0))
         events = told.events_json() if told else b""
         size = sum(map(len, row)) + len(events)
-        item = Transition(kind="finish", run_id=run.run_id, row=row, told=told, events=events, bytes=size)
+        parent = run.batch_id or ""
+        item = Transition(
+            kind="finish", run_id=run.run_id, row=row, told=told, events=events, bytes=size, parent=parent
+        )
         if finished := await self._transit(item):
             return _finished(run, outcome, finished)
         # Ended already, where this was sent before: a statement of its own, for it sees what was committed since.
@@ -293,6 +303,7 @@ def _created(new: NewRun, owner: int | None, row: tuple[Any, ...]) -> Run:
         retry=new.retry,
         parent_run_id=new.parent_run_id,
         fork_checkpoint_id=new.fork_checkpoint_id,
+        batch_id=new.batch_id,
         queue=new.queue,
         priority=new.priority,
         start_at=new.start_at,

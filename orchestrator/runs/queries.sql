@@ -4,10 +4,10 @@
 WITH added AS (
     INSERT INTO {schema}.workflow_metadata (
         run_id, thread_id, organization_id, workflow_type, workflow_version, input, idempotency_key, max_attempts,
-        retry, parent_run_id, fork_checkpoint_id, queue, priority, start_at, saver, status, attempt, epoch, lease_owner,
-        lease_until, started_at, claimed_at)
+        retry, parent_run_id, fork_checkpoint_id, batch_id, queue, priority, start_at, saver, status, attempt, epoch,
+        lease_owner, lease_until, started_at, claimed_at)
     SELECT n.run_id, n.thread_id, n.organization_id, n.workflow_type, n.workflow_version, n.input::json,
-           n.idempotency_key, n.max_attempts, n.retry::json, n.parent_run_id, n.fork_checkpoint_id, n.queue, n.priority,
+           n.idempotency_key, n.max_attempts, n.retry::json, n.parent_run_id, n.fork_checkpoint_id, n.batch_id, n.queue, n.priority,
            n.start_at::timestamptz, 'PostgresSaver',
            CASE WHEN n.owner IS NULL THEN 'pending' ELSE 'running' END, (n.owner IS NOT NULL)::int,
            (n.owner IS NOT NULL)::int, n.owner,
@@ -16,9 +16,9 @@ WITH added AS (
            CASE WHEN n.owner IS NOT NULL THEN clock_timestamp() END
       FROM unnest(%(run_id)s, %(thread_id)s, %(organization_id)s, %(workflow_type)s, %(workflow_version)s, %(input)s,
                   %(idempotency_key)s, %(max_attempts)s, %(retry)s, %(parent_run_id)s, %(fork_checkpoint_id)s,
-                  %(queue)s, %(priority)s, %(start_at)s, %(owner)s)
+                  %(batch_id)s, %(queue)s, %(priority)s, %(start_at)s, %(owner)s)
            AS n (run_id, thread_id, organization_id, workflow_type, workflow_version, input, idempotency_key,
-                 max_attempts, retry, parent_run_id, fork_checkpoint_id, queue, priority, start_at, owner)
+                 max_attempts, retry, parent_run_id, fork_checkpoint_id, batch_id, queue, priority, start_at, owner)
     ON CONFLICT DO NOTHING
     RETURNING run_id, organization_id, thread_id, checkpoint_thread, workflow_type, queue, priority, start_at, status, created_at, lease_until,
               started_at
@@ -100,9 +100,10 @@ SELECT run.run_id, run.checkpoint_thread
 
 -- name: turn_by_age
 -- Part of a claim: the runs of the workflows and queues at hand that come first. Those that are new are left to the
--- queue for a while, which will have told a worker of them. Runs that may lose no further worker are asked for apart.
+-- queue for a while, which will have told a worker of them. Runs that may lose no further worker are asked for apart,
+-- and so may be those of batches.
 SELECT run.run_id, run.checkpoint_thread FROM {schema}.workflow_metadata AS run
- WHERE run.status = 'pending' AND run.workflow_type = ANY (%(workflows)s)
+ WHERE run.status = 'pending' AND {kept} AND run.workflow_type = ANY (%(workflows)s)
    AND (%(queues)s::text[] IS NULL OR run.queue = ANY (%(queues)s))
    AND (run.start_at IS NULL OR run.start_at <= clock_timestamp() - make_interval(secs => %(older_than_s)s))
    AND (run.attempt > 0 OR run.created_at <= clock_timestamp() - make_interval(secs => %(older_than_s)s))
@@ -487,6 +488,16 @@ VALUES (%(run_id)s::uuid, %(name)s, %(payload)s, %(key)s, %(interrupt_id)s,
 -- name: signals_of_run
 -- What was sent to a run, oldest first.
 SELECT * FROM {schema}.workflow_signal WHERE run_id = %(run_id)s::uuid ORDER BY signal_id;
+
+-- name: expect_children
+-- Has a run told when all that it has started is over. Its row is locked, as by a child that ends: what was committed
+-- before is seen by the next statement, what comes later sees this.
+UPDATE {schema}.workflow_metadata SET awaits_children = true WHERE run_id = %(run_id)s::uuid;
+
+-- name: count_children
+-- How many runs of a batch are unfinished.
+SELECT count(*) AS unfinished FROM {schema}.workflow_metadata
+ WHERE batch_id = %(run_id)s::uuid AND status IN ('pending', 'running', 'waiting', 'paused', 'suspended');
 
 -- name: deliver_signals
 -- Hands signals over to waits, each once, for the one who holds the run.

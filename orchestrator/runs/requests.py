@@ -146,6 +146,14 @@ class Requests:
     async def signals(self, run_id: str) -> list[Signal]:
         return [signal_of(row) for row in await self._sender.ask("signals_of_run", run_id=run_id)]
 
+    async def await_children(self, run_id: str) -> int:
+        async def expect(conn: Connection) -> int:
+            await self._sender.rows(conn, "expect_children", {"run_id": run_id})
+            [row] = await self._sender.rows(conn, "count_children", {"run_id": run_id})
+            return int(row["unfinished"])
+
+        return await self._sender.transaction("waiting for children", expect)
+
     async def deliver(self, run: Run, answers: Mapping[int, str]) -> bool:
         rows = await self._sender.ask(
             "deliver_signals",

@@ -20,7 +20,7 @@ from checkpointer.postgres.queries import load_queries
 from checkpointer.postgres.retry import ride_out
 from orchestrator.errors import DatabaseUnavailableError
 
-__all__ = ["CALLER_PATIENCE_S", "QUERIES", "Sender", "bare", "channel_of", "claim_statement", "translated"]
+__all__ = ["CALLER_PATIENCE_S", "QUERIES", "Sender", "bare", "channel_of", "claim_statement", "oldest_of", "translated"]
 
 T = TypeVar("T")
 
@@ -49,27 +49,51 @@ def claim_statement(queries: Mapping[str, str], turn: str) -> str:
     return bare(queries["claim_runs"]).replace("{turn}", found)
 
 
+# Which pending runs a claim looks at, in words for which there is an index.
+_KEPT = {
+    "claim_oldest": "true",
+    "claim_oldest_single": "run.batch_id IS NULL",
+    "claim_oldest_batched": "run.batch_id IS NOT NULL",
+    "claim_oldest_lost": "run.losses > 0",
+}
+
+
+def oldest_of(*, batched: bool | None, last_chance: bool) -> str:
+    """The name of the statement that claims the oldest runs of a kind."""
+    if last_chance:
+        return "claim_oldest_lost"
+    return "claim_oldest" if batched is None else "claim_oldest_batched" if batched else "claim_oldest_single"
+
+
 def bare(query: str) -> str:
     """A statement without its comments and indentation: psycopg parses one of over 4,096 characters anew each time."""
     lines = (" ".join(line.split()) for line in query.splitlines())
     return " ".join(line for line in lines if line and not line.startswith("--"))
 
 
-class Sender:
-    """Statements by name over `pool`. Everything sent must be safe to send twice."""
+def _run_queries(schema: str) -> Mapping[str, str]:
+    """The statements of runs, complete."""
+    queries = load_queries(QUERIES, schema)
+    again = bare(queries["push_again"]).replace("{first}", bare(queries["first_in_thread"]))
+    oldest = claim_statement(queries, "turn_by_age")
+    claims = {name: oldest.replace("{kept}", kept) for name, kept in _KEPT.items()}
+    return {**queries, **claims, "push_again": again}
 
-    def __init__(self, pool: Pool, schema: str) -> None:
+
+class Sender:
+    """Statements by name over `pool`, by default those of runs. Everything sent must be safe to send twice."""
+
+    def __init__(self, pool: Pool, schema: str, queries: Mapping[str, str] | None = None) -> None:
         self.channel = channel_of(schema)
-        self._pool = pool
-        queries = load_queries(QUERIES, schema)
-        again = bare(queries["push_again"]).replace("{first}", bare(queries["first_in_thread"]))
-        self._queries = {**queries, "claim_oldest": claim_statement(queries, "turn_by_age"), "push_again": again}
+        self.pool = pool
+        self.schema = schema
+        self._queries = _run_queries(schema) if queries is None else queries
 
     async def ask(self, query: str, *, for_s: float = CALLER_PATIENCE_S, **params: Any) -> list[DictRow]:
         """One statement's rows. Raises `DatabaseUnavailableError`."""
 
         async def attempt() -> list[DictRow]:
-            async with self._pool.connection(timeout=for_s) as conn:
+            async with self.pool.connection(timeout=for_s) as conn:
                 return await self.rows(conn, query, params)
 
         return await self._ride_out(query, attempt, for_s)
@@ -78,7 +102,7 @@ class Sender:
         """What `work` returns, done in one transaction. Raises `DatabaseUnavailableError` and what `work` raises."""
 
         async def attempt() -> T:
-            async with self._pool.connection(timeout=CALLER_PATIENCE_S) as conn, conn.transaction():
+            async with self.pool.connection(timeout=CALLER_PATIENCE_S) as conn, conn.transaction():
                 return await work(conn)
 
         return await self._ride_out(operation, attempt, CALLER_PATIENCE_S)

@@ -55,6 +55,7 @@ class NewRun:
 
     `parent_run_id` and `fork_checkpoint_id` say which checkpoint of which run it goes on from. It is taken up not
     before `start_at`, by a worker of `queue`; of runs that wait, the one with the higher `priority` goes first.
+    `batch_id` is the run that started it along with others, and waits for them.
     """
 
     run_id: str
@@ -68,6 +69,7 @@ class NewRun:
     retry: dict[str, float] | None = None
     parent_run_id: str | None = None
     fork_checkpoint_id: str | None = None
+    batch_id: str | None = None
     queue: str = "flow"
     priority: int = 0
     start_at: datetime | None = None
@@ -197,11 +199,13 @@ class RunStore(Protocol):
         queues: Sequence[str] | None = None,
         older_than_s: float = 0.0,
         last_chance: bool = False,
+        batched: bool | None = None,
     ) -> list[Run]:
         """Start attempts of runs of these workflows (and queues) whose turn it is: by priority, then the oldest first.
 
         Runs that were never begun and are newer than `older_than_s` seconds are left out. With `last_chance` it is
-        only runs that fail if they lose one more worker, and without only others (`Run.is_last_chance`).
+        only runs that fail if they lose one more worker, and without only others (`Run.is_last_chance`). `batched` asks
+        for runs that are part of a batch, or for those that are not.
         """
 
     async def push_again(self, *, older_than_s: float) -> list[Run]:
@@ -276,6 +280,12 @@ class RunStore(Protocol):
 
     async def deliver(self, run: Run, answers: Mapping[int, str]) -> bool:
         """Hand signals over to waits: signal id → interrupt id. False where the run is not held under its epoch."""
+
+    async def await_children(self, run_id: str) -> int:
+        """How many runs with this `batch_id` are unfinished; if any, the run is sent `children` once none is any more.
+
+        Whoever waits asks first: a child that ends before is counted, and one that ends after brings the signal.
+        """
 
     async def activities(self, run_id: str) -> list[Activity]:
         """What a run went through, oldest first."""

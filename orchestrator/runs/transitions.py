@@ -55,6 +55,7 @@ _COLUMNS: Mapping[Kind, Columns] = {
         "retry": TextArray,
         "parent_run_id": UuidArray,
         "fork_checkpoint_id": TextArray,
+        "batch_id": UuidArray,
         "queue": TextArray,
         "priority": Int4Array,
         "start_at": TextArray,
@@ -130,7 +131,10 @@ def seconds(value: float | None) -> bytes:
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Transition(Item):
-    """One run's share of a batch: its row for the statement of its kind, its activities, and its events as JSON."""
+    """One run's share of a batch: its row for the statement of its kind, its activities, and its events as JSON.
+
+    `parent` is the run that hears of its end, whose row the statement locks too.
+    """
 
     kind: Kind
     run_id: str
@@ -138,6 +142,7 @@ class Transition(Item):
     told: RunNotes | None = None
     events: bytes = b""
     owner: int = 0
+    parent: str = ""
 
 
 class Transitions(Batcher[Transition]):
@@ -171,7 +176,7 @@ class Transitions(Batcher[Transition]):
             items = [item for item in batch if item.kind == kind]
             if kind in ("finish", "record"):
                 # In one order everywhere, so that two batches never wait for each other's rows crosswise.
-                items.sort(key=lambda item: item.run_id)
+                items.sort(key=lambda item: (item.parent, item.run_id))
             if items:
                 await self._send(connection, kind, items, timeout_s)
         return []

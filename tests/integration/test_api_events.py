@@ -15,9 +15,12 @@ import uvicorn
 
 from orchestrator import Orchestrator, OrchestratorSettings, Run
 from orchestrator.api.app import create_app
+from orchestrator.cli.following import server_events
+from orchestrator.errors import RemoteError
 from orchestrator.runs.model import new_run_id
 from tests.graphs import Gates, asking, chain
 from tests.postgres import free_port
+from tests.proxy import Proxy
 from tests.sse import Message, messages, parsed
 from tests.waiting import until
 from tests.worlds import World
@@ -183,6 +186,23 @@ async def test_closing_ends_the_stream(site: Site) -> None:
         rest = [each async for each in lines]
     assert "completed" not in [each.data.get("status") for each in _events(rest)]
     site.gates.open("one", "two", "three")
+
+
+async def test_the_command_goes_on_after_it_was_cut_off(site: Site) -> None:
+    run = await site.orchestrator.start("gated", {})
+    async with Proxy.to("127.0.0.1", site.client.base_url.port or 0) as proxy:
+        seen: list[dict[str, Any]] = []
+        async for event in server_events(f"http://127.0.0.1:{proxy.port}", f"/api/runs/{run.run_id}/events", None):
+            seen.append(event)
+            if event["kind"] == "activity" and event["status"] == "running":
+                proxy.cut()
+                site.gates.open(event["activity"])
+            if event["kind"] == "state" and event["status"] == "completed":
+                break
+    assert [event["number"] for event in seen] == list(range(1, len(seen) + 1))
+    assert proxy.accepted >= 4
+    with pytest.raises(RemoteError, match="there is no run"):
+        await anext(server_events(str(site.client.base_url), f"/api/runs/{new_run_id()}/events", None))
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")

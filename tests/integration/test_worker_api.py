@@ -24,7 +24,7 @@ from orchestrator.runs.model import RunStatus, new_run_id
 from tests.graphs import Gates, chain
 from tests.waiting import until
 
-TOKEN = "a worker's token of this test"
+TOKEN = "a-worker-s-token-of-this-test"
 FLOW, STEP = "/.well-known/workflow/v1/flow", "/.well-known/workflow/v1/step"
 RIGHT = {"Authorization": f"Bearer {TOKEN}"}
 

@@ -1,0 +1,1 @@
+"""The rows of batches and of their documents."""
