@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -275,7 +276,8 @@ def test_setup_health_and_runs_from_the_command_line(empty_dsn: str, tmp_path: P
     assert _holdfast(tmp_path, "setup", "--check", **durable).returncode == 1
 
     done = _holdfast(tmp_path, "setup", **durable)
-    assert (done.returncode, "applied orchestrator 0001 runs" in done.stdout) == (0, True)
+    assert done.returncode == 0
+    assert re.search(r"orchestrator +0001 +runs", done.stdout)
     assert _holdfast(tmp_path, "setup", "--check", **durable).returncode == 0
     health = _holdfast(tmp_path, "health", "--json", **durable)
     assert (health.returncode, json.loads(health.stdout)["status"]) == (0, "healthy")
@@ -294,8 +296,7 @@ def test_setup_says_what_to_do_where_it_can_not_connect(cluster: Cluster, tmp_pa
     }
     failed = _holdfast(tmp_path, *arguments, **missing)
     assert failed.returncode == 1
-    *attempts, message = failed.stderr.splitlines()
-    assert ["of 2 on" in line for line in attempts] == [True, True]
+    [message] = failed.stderr.splitlines()
     assert f"host 127.0.0.1, port {cluster.port}, user postgres" in message
     assert "after 2 attempts" in message
     assert "Remedy: create it" in message

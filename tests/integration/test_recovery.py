@@ -365,9 +365,10 @@ async def test_the_migrations_have_their_way_back(empty_dsn: str) -> None:
     shapes = []
     for _ in range(2):
         added = await tables.setup(empty_dsn, SCHEMA, (MIGRATIONS,))
-        assert added[:2] == ["orchestrator 0001 runs", "orchestrator 0002 surviving"]
+        ours = [name for name in added if name.startswith("orchestrator")]
+        assert ours[:2] == ["orchestrator 0001 runs", "orchestrator 0002 surviving"]
         shapes.append(shape())
         await tables.verify(empty_dsn, SCHEMA, (MIGRATIONS,))
-        assert await tables.revert(empty_dsn, SCHEMA, (MIGRATIONS,)) == added[::-1]
+        assert await tables.revert(empty_dsn, SCHEMA, (MIGRATIONS,)) == ours[::-1]
         assert shape() == []
     assert shapes[0] == shapes[1] != []
