@@ -202,7 +202,7 @@ class Executor:
             # The end could not be written as it was, such as an output past what a row can hold.
             _log.exception("[WorkflowOrchestrator] run %s could not be finished", run.run_id)
             failed = self._failed(run, exc, progress, None)
-            return await _until_stored("finishing a run", lambda: self.store.finish(run, failed, told))
+            return await _until_stored("finishing a run", lambda: self.store.finish(run, failed))
 
 
 async def _stream(

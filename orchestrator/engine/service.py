@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from datetime import datetime
 from typing import Any
 
@@ -46,6 +46,8 @@ from orchestrator.runs.model import (
     RunStatus,
     check_identifier,
     check_organization,
+    check_priority,
+    check_start,
     new_run_id,
 )
 from orchestrator.runs.signals import RESUME_SIGNAL, NewSignal
@@ -179,8 +181,8 @@ class Orchestrator(Reading):
             idempotency_key=None if idempotency_key is None else check_identifier("idempotency key", idempotency_key),
             retry=retry_numbers(retry) if retry else None,
             queue=check_identifier("queue", queue),
-            priority=_check_priority(priority),
-            start_at=_check_time(start_at),
+            priority=check_priority(priority),
+            start_at=check_start(start_at),
             parent_run_id=parent_run_id,
         )
         return await self._create(new, if_busy)
@@ -265,8 +267,9 @@ class Orchestrator(Reading):
         A stream that was cut off goes on with the number of the last event that it gave, on any process.
         """
         run = await self.poll(run_id, organization_id=organization_id)
-        async for event in self._hub.watch(run.run_id, after):
-            yield event
+        async with aclosing(self._hub.watch(run.run_id, after)) as events:
+            async for event in events:
+                yield event
 
     async def interrupt(self, run_id: str, *, organization_id: str | None = None) -> Run:
         """Pause a run at its next checkpoint. Returns at once; `wait` gives the paused run.
@@ -388,18 +391,3 @@ class Orchestrator(Reading):
 def _checked(payload: object) -> Json:
     """A payload that may be left out. Raises `InvalidPayloadError`."""
     return None if payload is None else check_payload(payload)
-
-
-def _check_priority(priority: int) -> int:
-    if not -(2**31) <= priority < 2**31:
-        raise InvalidRequestError(f"priority takes a whole number of 32 bits, not {priority}")
-    return priority
-
-
-def _check_time(start_at: datetime | None) -> datetime | None:
-    if start_at is not None and start_at.tzinfo is None:
-        raise InvalidRequestError("start_at takes a time with its zone, such as 2026-11-20T10:00:00+00:00")
-    if start_at is not None and not 1 < start_at.year < 9999:
-        # At the ends, another zone's date is past what can be read back.
-        raise InvalidRequestError(f"start_at takes a time in the years 2 to 9998, not {start_at.isoformat()}")
-    return start_at

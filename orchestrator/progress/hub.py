@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from itertools import islice
 
 from orchestrator.errors import DatabaseUnavailableError, RunNotFoundError
@@ -51,7 +51,7 @@ class EventHub:
         for channel in self._channels.values():
             channel.close()
 
-    async def watch(self, run_id: str, after: int = 0) -> AsyncIterator[Event]:
+    async def watch(self, run_id: str, after: int = 0) -> AsyncGenerator[Event]:
         """The run's events with higher numbers than `after`, until the run is over and all were given."""
         after = max(after, 0)
         channel = self._channels.get(run_id)

@@ -40,6 +40,8 @@ __all__ = [
     "RunStatus",
     "check_identifier",
     "check_organization",
+    "check_priority",
+    "check_start",
     "may_become",
     "new_run_id",
     "parse_run_id",
@@ -231,3 +233,20 @@ def check_organization(value: str) -> str:
             f"organization_id takes 1 to 63 letters, digits, dots, dashes and underscores, not {value[:100]!r}"
         )
     return value
+
+
+def check_priority(priority: int) -> int:
+    """Return a priority that can be stored, or raise `InvalidRequestError`."""
+    if not -(2**31) <= priority < 2**31:
+        raise InvalidRequestError(f"priority takes a whole number of 32 bits, not {priority}")
+    return priority
+
+
+def check_start(start_at: datetime | None) -> datetime | None:
+    """Return a time to start at that can be stored, or raise `InvalidRequestError`."""
+    if start_at is not None and start_at.tzinfo is None:
+        raise InvalidRequestError("start_at takes a time with its zone, such as 2026-11-20T10:00:00+00:00")
+    if start_at is not None and not 1 < start_at.year < 9999:
+        # At the ends, another zone's date is past what can be read back.
+        raise InvalidRequestError(f"start_at takes a time in the years 2 to 9998, not {start_at.isoformat()}")
+    return start_at

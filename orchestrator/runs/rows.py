@@ -39,13 +39,17 @@ def events_of(run_id: str, row: Mapping[str, Any]) -> list[Event]:
     """The events of a row of `workflow_event`."""
     at: datetime = row["at"].astimezone(UTC)
     return [
-        Event(run_id, number, each["kind"], _given(each["data"]), at - timedelta(milliseconds=each["ageMs"]))
+        Event(
+            run_id, number, each["kind"], _given(each["kind"], each["data"]), at - timedelta(milliseconds=each["ageMs"])
+        )
         for number, each in enumerate(row["events"], row["first"])
     ]
 
 
-def _given(data: dict[str, Json]) -> dict[str, Json]:
-    """What is there; of an error its type and message."""
+def _given(kind: str, data: dict[str, Json]) -> dict[str, Json]:
+    """Of a state, what is there; of an error its type and message. What an attempt told is left as it is."""
+    if kind != "state":
+        return data
     given = {name: value for name, value in data.items() if value is not None}
     if isinstance(error := given.get("error"), dict):
         given["error"] = {name: error[name] for name in ("type", "message") if name in error}
