@@ -82,12 +82,7 @@ async def open_orchestrator(
         driver = await _opened(stack, _driver(saver, settings) if queue is None else queue)
         # Only of the driver that was made here it is known that its jobs are where the runs are.
         enqueues = queue is None and isinstance(driver, _postgres_queue())
-        store: RunStore
-        if isinstance(saver, PooledPostgresSaver):
-            prefix = settings.job_prefix if enqueues else None
-            store = await stack.enter_async_context(_postgres_runs(saver, settings, prefix))
-        else:
-            store = MemoryRunStore(lease_s=settings.run_lease_seconds)
+        store = await stack.enter_async_context(_runs(saver, settings, settings.job_prefix if enqueues else None))
         owner = new_owner_id()
         orchestrator = Orchestrator(
             store=store,
@@ -216,6 +211,18 @@ async def open_run_store(settings: OrchestratorSettings) -> AsyncIterator[RunSto
             raise SettingsError("USE_POSTGRES_SAVER opened no PostgreSQL saver")
         async with _postgres_runs(saver, settings, None) as store:
             yield store
+
+
+@asynccontextmanager
+async def _runs(
+    saver: BaseCheckpointSaver[Any], settings: OrchestratorSettings, queue_prefix: str | None
+) -> AsyncIterator[RunStore]:
+    """The runs beside the checkpoints: in PostgreSQL where the saver is, else in memory."""
+    if not isinstance(saver, PooledPostgresSaver):
+        yield MemoryRunStore(lease_s=settings.run_lease_seconds)
+        return
+    async with _postgres_runs(saver, settings, queue_prefix) as store:
+        yield store
 
 
 @asynccontextmanager

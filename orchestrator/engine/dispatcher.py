@@ -321,9 +321,8 @@ class Dispatcher:
             del self._attempts[attempt.run.run_id]
         run_id = attempt.run.run_id
         if attempt.task.cancelled():
-            _log.warning(
-                "[WorkflowOrchestrator] run %s lost its lease to another worker; its attempt here was stopped", run_id
-            )
+            why = "was cut off: this process stops" if self._draining else "lost its lease to another worker"
+            _log.warning("[WorkflowOrchestrator] run %s %s; its attempt here was stopped", run_id, why)
         elif error := attempt.task.exception():
             # Its row stays running, and ours: the next renewals find it driven by nobody (recovery.py).
             _log.error("[WorkflowOrchestrator] run %s stumbled and is picked up again", run_id, exc_info=error)

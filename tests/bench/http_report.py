@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,14 +14,12 @@ mpl.use("Agg")
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from tests.bench.chart import draw_marks, save
-from tests.bench.figures import Figure, as_json, as_markdown, as_table, percentile
+from tests.bench.figures import Figure, as_json, percentile
 from tests.bench.http_client import Saw
 from tests.bench.http_work import LOADS, Load, Measured
+from tests.bench.tabled import TabledReport
 
 __all__ = ["OTHERS", "HttpReport", "draw", "http_figures"]
 
@@ -68,8 +65,10 @@ def _rate(saw: Saw) -> float:
 
 
 @dataclass(frozen=True)
-class HttpReport:
+class HttpReport(TabledReport):
     """Everything that one run found out."""
+
+    note = "The figures of others are as they were given; they were not measured here."
 
     machine: Mapping[str, str]
     rounds: int
@@ -77,33 +76,6 @@ class HttpReport:
     results: Rounds
     alive: Sequence[Saw]
     figures: Sequence[Figure]
-
-    def show(self, console: Console) -> None:
-        """Print the tables."""
-        console.print()
-        for header, *rows in self._tables():
-            table = Table(*header, box=box.SIMPLE)
-            for row in rows:
-                table.add_row(*row)
-            console.print(table)
-        console.print(as_table(self.figures))
-        console.print(", ".join(f"{name} {value}" for name, value in self.machine.items()), style="dim")
-        console.print("The figures of others are as they were given; they were not measured here.", style="dim")
-
-    def write(self, path: Path) -> None:
-        """Write the numbers as JSON, and the tables beside them as Markdown, for docs/performance.md."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self._as_json(), indent=2) + "\n")
-        path.with_suffix(".md").write_text("\n".join(self._markdown()) + "\n")
-
-    def _markdown(self) -> Iterator[str]:
-        yield from as_markdown(self.figures)
-        for header, *rows in self._tables():
-            yield ""
-            yield f"| {' | '.join(header)} |"
-            yield "|---|" + "---:|" * (len(header) - 1)
-            for row in rows:
-                yield f"| {' | '.join(row)} |"
 
     def _tables(self) -> Iterator[Sequence[Sequence[str]]]:
         """Each load over HTTP and beside it; a run's time on processors; what is known of others."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +14,14 @@ mpl.use("Agg")
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
-from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from tests.bench.chart import draw_marks, save
-from tests.bench.figures import Figure, Results, as_json, as_markdown, as_table, ratios
+from tests.bench.figures import Figure, Results, as_json, ratios
 from tests.bench.orchestrator_work import LABELS
 from tests.bench.profiling import PARTS, Ledger
 from tests.bench.report import samples_as_json, times
+from tests.bench.tabled import TabledReport
 
 __all__ = ["OrchestratorReport", "draw", "start_figures", "work_figures"]
 
@@ -65,8 +63,10 @@ def start_figures(
 
 
 @dataclass(frozen=True)
-class OrchestratorReport:
+class OrchestratorReport(TabledReport):
     """Everything that one run found out; `ledgers` are of `ledger_runs` runs of no-op nodes each."""
+
+    note = "The machine sets the times; the ratios are what to compare."
 
     machine: Mapping[str, str]
     rounds: int
@@ -77,33 +77,8 @@ class OrchestratorReport:
     ledger_runs: int
     figures: Sequence[Figure]
 
-    def show(self, console: Console) -> None:
-        """Print the tables."""
-        console.print()
-        console.print(times(self.results, LABELS))
-        for header, *rows in self._tables():
-            table = Table(*header, box=box.SIMPLE)
-            for row in rows:
-                table.add_row(*row)
-            console.print(table)
-        console.print(as_table(self.figures))
-        console.print(", ".join(f"{name} {value}" for name, value in self.machine.items()), style="dim")
-        console.print("The machine sets the times; the ratios are what to compare.", style="dim")
-
-    def write(self, path: Path) -> None:
-        """Write the numbers as JSON, and the tables beside them as Markdown, for docs/performance.md."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self._as_json(), indent=2) + "\n")
-        path.with_suffix(".md").write_text("\n".join(self._markdown()) + "\n")
-
-    def _markdown(self) -> Iterator[str]:
-        yield from as_markdown(self.figures)
-        for header, *rows in self._tables():
-            yield ""
-            yield f"| {' | '.join(header)} |"
-            yield "|---|" + "---:|" * (len(header) - 1)
-            for row in rows:
-                yield f"| {' | '.join(row)} |"
+    def _times(self) -> Iterator[Table]:
+        yield times(self.results, LABELS)
 
     def _tables(self) -> Iterator[list[list[str]]]:
         """A run of five no-op nodes: its CPU time by part, and its statements by kind."""

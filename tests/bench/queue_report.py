@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,15 +14,13 @@ mpl.use("Agg")
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from tests.bench.chart import draw_marks, save
-from tests.bench.figures import Figure, Results, as_json, as_markdown, as_table, percentile, ratios
+from tests.bench.figures import Figure, Results, as_json, percentile, ratios
 from tests.bench.queue_work import LABELS, Start
 from tests.bench.report import samples_as_json
 from tests.bench.statements import KINDS, Statements
+from tests.bench.tabled import TabledReport
 
 __all__ = ["Beside", "Cost", "QueueReport", "draw", "growth_figures", "queue_figures"]
 
@@ -103,8 +100,10 @@ def _first_node(starts: Sequence[Start], percent: int) -> float:
 
 
 @dataclass(frozen=True)
-class QueueReport:
+class QueueReport(TabledReport):
     """Everything that one run found out."""
+
+    note = "Counted are messages to the server, from its log, and the ids of transactions."
 
     machine: Mapping[str, str]
     rounds: int
@@ -114,33 +113,6 @@ class QueueReport:
     beside: Beside
     cost: Cost
     figures: Sequence[Figure]
-
-    def show(self, console: Console) -> None:
-        """Print the tables."""
-        console.print()
-        for header, *rows in self._tables():
-            table = Table(*header, box=box.SIMPLE)
-            for row in rows:
-                table.add_row(*row)
-            console.print(table)
-        console.print(as_table(self.figures))
-        console.print(", ".join(f"{name} {value}" for name, value in self.machine.items()), style="dim")
-        console.print("Counted are messages to the server, from its log, and the ids of transactions.", style="dim")
-
-    def write(self, path: Path) -> None:
-        """Write the numbers as JSON, and the tables beside them as Markdown, for docs/performance.md."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self._as_json(), indent=2) + "\n")
-        path.with_suffix(".md").write_text("\n".join(self._markdown()) + "\n")
-
-    def _markdown(self) -> Iterator[str]:
-        yield from as_markdown(self.figures)
-        for header, *rows in self._tables():
-            yield ""
-            yield f"| {' | '.join(header)} |"
-            yield "|---|" + "---:|" * (len(header) - 1)
-            for row in rows:
-                yield f"| {' | '.join(row)} |"
 
     def _tables(self) -> Iterator[list[list[str]]]:
         """A single start by its parts, over all rounds; a run's time on processors; its statements by kind."""
