@@ -242,7 +242,7 @@ class TestCheck:
         [
             ("DROP TABLE {schema}.workflow_step", "table workflow_step"),
             ("DROP TABLE {schema}.checkpoint_writes", "table checkpoint_writes"),
-            ("DROP INDEX {schema}.workflow_metadata_turn", "index workflow_metadata_turn"),
+            ("DROP INDEX {schema}.workflow_metadata_turn_single", "index workflow_metadata_turn_single"),
             ("ALTER TABLE {schema}.workflow_metadata DROP COLUMN queue CASCADE", "column workflow_metadata.queue"),
             ("DROP TABLE {schema}.procrastinate_events", "table procrastinate_events"),
             (

@@ -49,7 +49,7 @@ def _holdfast(tmp_path: Path, *arguments: str, **environment: str) -> subprocess
         (
             ["worker", "--app-url", "http://127.0.0.1:1"],
             DURABLE | {"WORKER_TOKEN": f"short-secret-{TOKEN}\n"},
-            "WORKER_TOKEN takes",
+            "WORKER_TOKEN=***",
         ),
     ],
 )
