@@ -16,7 +16,6 @@ from uuid import UUID
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.runnables import RunnableConfig
-from langchain_core.tracers._streaming import _StreamingCallbackHandler
 from langgraph._internal._constants import CONFIG_KEY_RUNTIME, CONFIG_KEY_STREAM
 from langgraph.pregel.protocol import StreamProtocol
 from langgraph.runtime import Runtime
@@ -55,8 +54,12 @@ def showing(trail: ActivityTrail, config: RunnableConfig) -> Iterator[RunnableCo
         on_saved.reset(token)
 
 
-class _Tokens(BaseCallbackHandler, _StreamingCallbackHandler[Any]):
-    """Shows what chat models say, piece by piece where they stream, else at once. Its being there makes them stream."""
+class _Tokens(BaseCallbackHandler):
+    """Shows what chat models say, piece by piece where they stream, else at once. Its being there makes them stream.
+
+    Chat models stream for whoever has the methods of LangChain's `_StreamingCallbackHandler`. It must not be a subclass
+    of that: for one LangGraph streams every node too, and a subgraph's result is then its whole state, not its output.
+    """
 
     run_inline = True
 

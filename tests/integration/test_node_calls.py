@@ -7,6 +7,8 @@ import operator
 from collections import defaultdict
 from typing import Annotated, Any, TypedDict
 
+# Once this is imported, attempts listen to chat models, which must not change what nodes and subgraphs give.
+import langchain_core.language_models.chat_models  # noqa: F401
 import pytest
 from langgraph.func import entrypoint, task
 from langgraph.graph import START, StateGraph
