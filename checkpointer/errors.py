@@ -9,9 +9,13 @@
     ├── SaverUnavailableError     a save or load ran out of time while the server was away
     ├── SaverClosedError          a save or load came after the saver was closed
     ├── StaleWriterError          the thread was taken over: this writer's epoch is an old one
+    ├── ThreadConflictError       a thread is in memory and in PostgreSQL, with different ends
     ├── UnsavableError            an id or value that PostgreSQL can't hold
     ├── UnreadableError           a stored value that can't be decoded: no such key, another row's, or damaged
-    └── BlockedTypeError          a stored value names a type that may not be rebuilt
+    ├── BlockedTypeError          a stored value names a type that may not be rebuilt
+    ├── ThreadFileError           a file of threads is damaged, cut short, or of another format
+    ├── TransferError             a thread could not be moved to another saver
+    └── ArchiveError              a backup can't be written, is damaged, or does not fit where it is to be restored
 
 Messages say what was wrong, with which value (never a secret), and what to do next. Errors of psycopg are
 translated where they leave this package, `from` the original.
@@ -20,6 +24,7 @@ translated where they leave this package, `from` the original.
 from __future__ import annotations
 
 __all__ = [
+    "ArchiveError",
     "BlockedTypeError",
     "CheckpointerError",
     "ConnectError",
@@ -30,6 +35,9 @@ __all__ = [
     "SettingsError",
     "SetupBlockedError",
     "StaleWriterError",
+    "ThreadConflictError",
+    "ThreadFileError",
+    "TransferError",
     "UnreadableError",
     "UnsavableError",
 ]
@@ -96,6 +104,18 @@ class StaleWriterError(CheckpointerError):
         )
 
 
+class ThreadConflictError(CheckpointerError):
+    """Threads are in memory and in PostgreSQL, and neither has all of the other; the message names one."""
+
+    def __init__(self, thread_id: str, others: int, path: object) -> None:
+        self.thread_id = thread_id
+        more = f" and {others} others" if others else ""
+        super().__init__(
+            f"thread {thread_id!r}{more} went on in memory after PostgreSQL had it, and would be in two places: bring "
+            f"it back with `holdfast runs import {path}`, or leave it behind by taking MEMORY_SNAPSHOT away"
+        )
+
+
 class UnsavableError(CheckpointerError, ValueError):
     """An id or value that PostgreSQL can't hold; the message names it and why."""
 
@@ -113,3 +133,19 @@ class BlockedTypeError(CheckpointerError):
             f"a stored value names {name}, which is not on the allow-list, and was not rebuilt. "
             f"If it is yours and you trust it, add it: CHECKPOINT_ALLOWED_MODULES={name}"
         )
+
+
+class ThreadFileError(CheckpointerError):
+    """A file of threads is damaged, cut short, or of another format; the message names the file and the line."""
+
+
+class TransferError(CheckpointerError):
+    """A thread could not be read, written or verified; the message names it."""
+
+    def __init__(self, thread_id: str, reason: str) -> None:
+        self.thread_id = thread_id
+        super().__init__(f"thread {thread_id!r} {reason}")
+
+
+class ArchiveError(CheckpointerError):
+    """A backup can't be made, read or restored; the message says what is in the way."""

@@ -1,19 +1,21 @@
 """What the plugin counts, for Prometheus. Labels stay bounded: never a thread or run id.
 
 Buckets of saves and loads stand around the service levels: 50 ms for a save, 100 ms for a load, at the 95th
-percentile.
+percentile. Series whose labels are known beforehand begin at 0, so that a rate sees the first error too.
 """
 
 from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from time import perf_counter
 from types import TracebackType
+from typing import Protocol
+from weakref import WeakSet
 
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram
-from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
@@ -27,8 +29,11 @@ __all__ = [
     "LOAD_SECONDS",
     "RETRIES",
     "SAVE_SECONDS",
+    "PoolGauges",
     "QuickHistogram",
     "Timed",
+    "errors_of",
+    "watch_pool",
 ]
 
 
@@ -53,6 +58,31 @@ class QuickHistogram(Collector):
         with self._lock:
             self._counts[bisect_left(self._bounds, value)] += 1
             self._sum += value
+
+    @property
+    def count(self) -> int:
+        """How many values were observed."""
+        with self._lock:
+            return sum(self._counts)
+
+    def quantile(self, share: float) -> float | None:
+        """The value that `share` (0 to 1) of all values since the start are at most, as far as the buckets tell.
+
+        Within a bucket values are taken to be spread evenly, as Prometheus does. None where nothing was observed;
+        the highest bound for what lies above it.
+        """
+        with self._lock:
+            counts = list(self._counts)
+        left = share * sum(counts)
+        if not left:
+            return None
+        lower = 0.0
+        for bound, count in zip(self._bounds, counts, strict=False):
+            if count and left <= count:
+                return lower + (bound - lower) * left / count
+            left -= count
+            lower = bound
+        return lower
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
         """The histogram as Prometheus takes it: how many were at most each bound."""
@@ -107,3 +137,68 @@ class Timed:
         self._seconds.observe(perf_counter() - self._started)
         if isinstance(exc, Exception):
             ERRORS.labels(operation=self._operation, kind=type(exc).__name__).inc()
+
+
+class _CountedPool(Protocol):
+    """What is asked of a psycopg pool."""
+
+    def get_stats(self) -> Mapping[str, int]: ...
+
+
+class PoolGauges(Collector):
+    """The connections of the open pools of this process, asked of the pools at each scrape. That costs no statement."""
+
+    def __init__(self) -> None:
+        self._pools: WeakSet[_CountedPool] = WeakSet()
+
+    def watch(self, pool: _CountedPool) -> None:
+        """Count this pool too, for as long as it is there."""
+        self._pools.add(pool)
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """How many connections the pools have, may have, and are waited for."""
+        connections = GaugeMetricFamily(
+            "checkpointer_pool_connections", "Connections of the pool, by what they do", labels=["state"]
+        )
+        limit = GaugeMetricFamily("checkpointer_pool_max_connections", "How many connections the pool may have")
+        waiting = GaugeMetricFamily("checkpointer_pool_waiting", "Statements that wait for a connection of the pool")
+        open_pools = [stats for pool in list(self._pools) if (stats := pool.get_stats()).get("pool_max")]
+        if open_pools:
+            size, idle, most, asked = (
+                sum(stats.get(name, 0) for stats in open_pools)
+                for name in ("pool_size", "pool_available", "pool_max", "requests_waiting")
+            )
+            connections.add_metric(["idle"], idle)
+            connections.add_metric(["in_use"], max(size - idle, 0))
+            limit.add_metric([], most)
+            waiting.add_metric([], asked)
+        yield from (connections, limit, waiting)
+
+
+_POOLS = PoolGauges()
+REGISTRY.register(_POOLS)
+watch_pool = _POOLS.watch
+
+
+def errors_of(operation: str) -> float:
+    """How many saves or loads (`operation`) have failed for good since the start; a writer that is locked out of its
+    thread has not failed."""
+    return sum(
+        sample.value
+        for family in ERRORS.collect()
+        for sample in family.samples
+        if sample.name.endswith("_total")
+        and sample.labels["operation"] == operation
+        and sample.labels["kind"] != _LOCKED_OUT
+    )
+
+
+_LOCKED_OUT = "StaleWriterError"
+for _operation, _kinds in {
+    "save": ("SaverUnavailableError", "UnsavableError", _LOCKED_OUT),
+    "load": ("SaverUnavailableError", "UnreadableError", "BlockedTypeError"),
+}.items():
+    for _kind in _kinds:
+        ERRORS.labels(operation=_operation, kind=_kind)
+for _reason in ("connection", "pool", "restart"):
+    RETRIES.labels(reason=_reason)

@@ -75,29 +75,62 @@ class CheckpointerSettings(BaseSettings):
     )
 
     use_postgres_saver: Flag = False
+    """`true`/`false`, `1`/`0`, `yes`/`no`, `on`/`off`. Off, runs are kept in memory and end with the process."""
     postgres_connection_string: SecretStr | None = None
+    """A URI (`postgresql://user:password@host:5432/database`) or libpq's `host=… port=… dbname=…`."""
     postgres_host: str | None = None
+    """Used, with the next four, where no connection string is set."""
     postgres_port: int | None = Field(default=None, ge=1, le=65535)
+    """Unset: libpq's, 5432."""
     postgres_user: str | None = None
+    """Unset: libpq's, the name of the system's user."""
     postgres_password: SecretStr | None = None
+    """Also fills a password that is missing in the connection string."""
     postgres_database: str | None = None
+    """Unset: libpq's, the name of the user."""
     postgres_schema: str = "workflow_checkpoints"
+    """Holds every table of Holdfast's and LangGraph's; lower-case letters, digits and underscores."""
     postgres_migration_connection_string: SecretStr | None = None
+    """A direct address for creating tables, where the other one is a pooler's. Unset: the same server."""
     postgres_setup: Literal["auto", "verify"] = "auto"
+    """`auto` creates and upgrades the tables at start; `verify` only checks them, for a role without CREATE."""
     postgres_setup_timeout: Seconds = 60.0
+    """How long setup waits for locks before it gives up and names who holds them."""
     postgres_pool_min_size: int = Field(default=2, ge=0, le=1000)
+    """Connections kept open."""
     postgres_pool_max_size: int = Field(default=10, ge=1, le=1000)
+    """Connections at most."""
     postgres_pool_timeout: Seconds = 10.0
+    """How long one waits for a free connection."""
     postgres_pooler: Literal["none", "transaction"] = "none"
+    """`transaction` behind PgBouncer or Supavisor in transaction mode; the server then needs
+    `POSTGRES_MIGRATION_CONNECTION_STRING` too, for one session lock."""
     postgres_connect_attempts: int = Field(default=5, ge=1, le=100)
+    """Tries at start before giving up."""
     postgres_connect_backoff: Seconds = 0.5
+    """Pause after the first failed try; it doubles, with some jitter."""
     postgres_connect_timeout: Seconds = 10.0
+    """How long one try may take."""
     postgres_retry_for: Seconds = 30.0
+    """How long one save or load rides out a lost server."""
     checkpoint_compression: Literal["zstd", "none"] = "zstd"
+    """Or `none`; values above 1 KB are compressed where that makes them smaller."""
     checkpoint_storage: Literal["whole", "shared"] = "whole"
+    """`shared` stores each element of a long list once per thread: storage that grows with what is new, not with the
+    history. LangGraph's own saver reads only `whole`; `holdfast setup --storage whole` turns everything back."""
     checkpoint_encryption_keys: SecretStr | None = None
+    """`id:base64,…`, AES keys; the first encrypts, all decrypt, so a new key goes in front of the old ones. Needs the
+    extra `encryption`."""
     checkpoint_allowed_modules: str = ""
+    """`module:Class,…`: types of yours that may be rebuilt from a checkpoint."""
     postgres_embedded_dir: Path | None = None
+    """Where the embedded server keeps its data. Unset: a directory of the user's."""
+    postgres_saver_rollout_percent: int = Field(default=100, ge=0, le=100)
+    """With the flag on, the share of new threads that go to PostgreSQL; the others are kept in memory. A thread stays
+    where it began, whatever this becomes. See [rollout](rollout.md)."""
+    memory_snapshot: Path | None = None
+    """A file that threads in memory are loaded from at start and written to at a clean stop, by one process at a time.
+    """
 
     def __init__(self, **values: Any) -> None:
         try:

@@ -17,12 +17,16 @@
     ├── HookNotFoundError          404 hook_not_found        the address is unknown, used up or expired
     ├── CheckpointNotFoundError    404 checkpoint_not_found  the run has no checkpoint of this id
     ├── ThreadMovedOnError         409 thread_moved_on       a failed run's thread has gone on without it
+    ├── RunLeftError               409 run_left              the run has left PostgreSQL for a server's memory
     ├── ThreadBusyError            409 thread_busy           `if_busy="reject"`, and a run is under way
     ├── DatabaseUnavailableError   503 database_unavailable  no answer from PostgreSQL in time
     ├── ClosingError               503 closing               the orchestrator is being stopped
     ├── GraphError                 a graph could not be loaded or compiled
     │   └── GraphFileError         langgraph.json is wrong; names the file and the key
+    ├── ThreadLostError            a thread's checkpoints were in the memory of a process that is gone
+    ├── RivalError                 another process is alive, and one of the two keeps threads in memory
     ├── ExitError                  a node asked the process to end
+    ├── MoveError                  runs can't be exported or imported
     ├── ServeError                 the address can't be served
     ├── RemoteError                a server that was asked gave no usable answer
     ├── MissingNodeError           a run is to go on at a node that its graph no longer has
@@ -53,15 +57,19 @@ __all__ = [
     "InvalidRequestError",
     "MalformedBodyError",
     "MissingNodeError",
+    "MoveError",
     "NoAttemptError",
     "OrchestratorError",
     "QueueError",
     "RemoteError",
+    "RivalError",
+    "RunLeftError",
     "RunNotFoundError",
     "ServeError",
     "StepFailedError",
     "StepNotFoundError",
     "ThreadBusyError",
+    "ThreadLostError",
     "ThreadMovedOnError",
     "ThreadNotFoundError",
     "UnauthorizedError",
@@ -201,6 +209,23 @@ class CheckpointNotFoundError(OrchestratorError):
         super().__init__(f"run {run_id} has no checkpoint {checkpoint_id!r}; its history lists those it has")
 
 
+class RunLeftError(OrchestratorError):
+    """The run was exported to a server that keeps its runs in memory, and is not back yet."""
+
+    status = 409
+    code = "run_left"
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(
+            f"run {run_id} has left PostgreSQL for the memory of a server: ask that server, or bring the run back with "
+            "`holdfast runs import FILE`"
+        )
+
+
+class MoveError(OrchestratorError):
+    """Runs can't be exported or imported; the message says why and what to do."""
+
+
 class ThreadBusyError(OrchestratorError):
     """A run of the thread is not finished, and the caller asked not to queue behind it."""
 
@@ -254,6 +279,27 @@ class GraphFileError(GraphError):
 
     def __init__(self, file: object, key: str, problem: str) -> None:
         super().__init__(f"{file}, {key}: {problem}")
+
+
+class ThreadLostError(OrchestratorError):
+    """A thread's checkpoints, or the last of them, were in the memory of another process."""
+
+    def __init__(self, thread_id: str) -> None:
+        super().__init__(
+            f"the checkpoints of thread {thread_id!r} were in the memory of a server that is gone, and were not begun "
+            "anew: start that server with the MEMORY_SNAPSHOT that it wrote and resume the run, or use another thread"
+        )
+
+
+class RivalError(OrchestratorError):
+    """Threads in memory belong to one process, and two are alive."""
+
+    def __init__(self, kind: str, hostname: str, pid: int, *, keeps_memory: bool) -> None:
+        whose = "this process would keep" if keeps_memory else "it keeps"
+        super().__init__(
+            f"another process works on the same runs ({kind}, {hostname} pid {pid}), and {whose} threads in memory "
+            "(POSTGRES_SAVER_ROLLOUT_PERCENT below 100, or threads in MEMORY_SNAPSHOT): stop the other one first"
+        )
 
 
 class ExitError(OrchestratorError):

@@ -16,7 +16,8 @@ from psycopg.conninfo import conninfo_to_dict
 from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from checkpointer.settings import CheckpointerSettings, Seconds
+from checkpointer.settings import CheckpointerSettings, Flag, Seconds
+from orchestrator.keeping import KeepFor
 
 __all__ = ["DEFAULT_ORGANIZATION", "ORGANIZATION", "OrchestratorSettings", "parse_tokens"]
 
@@ -39,22 +40,68 @@ class OrchestratorSettings(CheckpointerSettings):
     """How runs are kept and served, on top of how checkpoints are kept. Times are in seconds."""
 
     host: str = "127.0.0.1"
+    """Address to serve; anything but a loopback address needs `API_TOKENS`."""
     port: int = Field(default=3456, ge=0, le=65535)
+    """Port to serve; 0: any that is free, which the log then says."""
     api_tokens: SecretStr | None = None
+    """Who may call: `token:organization,…`. Without it only a loopback address is served, to whoever reaches it."""
     log_format: Annotated[Literal["text", "json"], _any_case("text", "json")] = "text"
+    """`json`: one object a line."""
     log_level: Annotated[
         Literal["DEBUG", "INFO", "WARNING", "ERROR"], _any_case("DEBUG", "INFO", "WARNING", "ERROR")
     ] = "INFO"
+    """The least severe of what is written."""
+    log_access: Flag = False
+    """`true`: a line for each request to the server, too."""
     holdfast_model: str | None = None
+    """A chat model for the workflows that ship with Holdfast, as LangChain's `init_chat_model` takes it (extra `llm`).
+    Unset, they work offline."""
     documents_dir: Path | None = None
+    """The directory below which the `path` of an extraction may name files. Unset: any file where the API takes no
+    tokens (it serves loopback only then), none where it does."""
     run_lease_seconds: Seconds = 15.0
+    """A server that has not renewed its leases for this long is taken to be frozen or cut off, and its runs go on
+    elsewhere. One that is killed is noticed in a second or two whatever this says."""
     run_max_attempts: int = Field(default=3, ge=1, le=100)
+    """How many servers may die under a run before it is failed."""
     drain_timeout: Seconds = 10.0
+    """How long a stopping server lets its runs come to their next checkpoint."""
     queue_driver: Annotated[str, Field(min_length=1, max_length=100)] = "auto"
+    """What carries runs to workers. `auto`: a run is begun by the process that starts it, if it has room, and
+    otherwise goes through `postgres` (through `local` with the memory saver). `local`, `postgres`, or the name of
+    an installed driver: everything goes through that one. See [workers](workers.md)."""
     worker_concurrency: int = Field(default=10, ge=1, le=10_000)
+    """How many messages of the queue a process works on at once."""
     worker_token: SecretStr | None = None
+    """What a worker shows at `/.well-known/workflow/v1/*`, at least 16 characters. Unset, they are closed."""
     job_prefix: str = Field(default="workflow_", pattern=r"^[A-Za-z0-9_.-]{0,32}$")
+    """Begins the names of the postgres queue's queues."""
     app_url: str | None = None
+    """Where a worker without graphs posts its messages to, such as `http://127.0.0.1:3456`."""
+    run_keep_for: str | None = None
+    """How long runs are kept once they are over: a time such as `30d`, or times by state and workflow such as
+    `completed=7d,failed=90d,extraction:completed=1d,audit:*=forever`. Unset, for good. See
+    [retention](retention.md)."""
+    run_retention_every: Seconds = 60.0
+    """Pause between looks for what may go, where one of these three is set."""
+    checkpoint_keep_for: str | None = None
+    """How long all checkpoints of a run are kept once it is over, written like `RUN_KEEP_FOR`; after that the last
+    `CHECKPOINT_KEEP_LAST` of its thread, or the last one."""
+    checkpoint_keep_last: int | None = Field(default=None, ge=1, le=1_000_000)
+    """How many checkpoints are kept of a thread on which no run goes on or rests."""
+    metrics_port: int | None = Field(default=None, ge=1, le=65535)
+    """Where `holdfast worker` serves `/metrics`, at `HOST`; a server has it with its API. See
+    [monitoring](monitoring.md)."""
+
+    @field_validator("run_keep_for", "checkpoint_keep_for")
+    @classmethod
+    def _keep_for(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                KeepFor.parse(value)
+            except ValueError as exc:
+                raise PydanticCustomError("keep_for", "{problem}", {"problem": str(exc)}) from None
+        return value
 
     @field_validator("worker_token")
     @classmethod
@@ -91,6 +138,16 @@ class OrchestratorSettings(CheckpointerSettings):
         return parse_tokens(self.api_tokens.get_secret_value()) if self.api_tokens else {}
 
     @property
+    def runs_keep_for(self) -> KeepFor | None:
+        """How long runs are kept; None for good."""
+        return None if self.run_keep_for is None else KeepFor.parse(self.run_keep_for)
+
+    @property
+    def checkpoints_keep_for(self) -> KeepFor | None:
+        """How long all checkpoints of a run are kept once it is over; None where that is not set."""
+        return None if self.checkpoint_keep_for is None else KeepFor.parse(self.checkpoint_keep_for)
+
+    @property
     def readable_documents(self) -> Path | None:
         """The directory below which a payload may name files: DOCUMENTS_DIR, or None for anywhere.
 
@@ -105,7 +162,11 @@ class OrchestratorSettings(CheckpointerSettings):
         values = [secret.get_secret_value() for secret in held if secret is not None] + list(self.tokens)
         addresses = [self.postgres_connection_string, self.postgres_migration_connection_string]
         for address in (secret.get_secret_value() for secret in addresses if secret is not None):
-            values += [address, str(conninfo_to_dict(address).get("password") or address)]
+            parts = conninfo_to_dict(address)
+            values += [address, *(str(parts[name]) for name in ("password", "sslpassword") if parts.get(name))]
+        if self.checkpoint_encryption_keys is not None:
+            keys = self.checkpoint_encryption_keys.get_secret_value().split(",")
+            values += [key for entry in keys if (key := entry.strip().partition(":")[2])]
         return values
 
 

@@ -17,7 +17,7 @@ from checkpointer.postgres import schema as tables
 from orchestrator.migrations import ALL_MIGRATIONS
 from tests.postgres import Cluster, fresh_database, own_cluster
 
-_PREFIXES = ("POSTGRES_", "CHECKPOINT_", "HOLDFAST_", "API_TOKENS", "USE_POSTGRES_SAVER", "WORKER_", "RUN_")
+_PREFIXES = ("POSTGRES_", "CHECKPOINT_", "HOLDFAST_", "API_TOKENS", "USE_POSTGRES_SAVER", "WORKER_", "RUN_", "MEMORY_")
 
 
 @pytest.fixture(autouse=True)

@@ -15,6 +15,7 @@ class _Line:
     def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
         self.ends = (client, server)
         self.open = asyncio.Event()
+        self.delay_s = 0.0
 
     def cut(self) -> None:
         for end in self.ends:
@@ -30,6 +31,7 @@ class Proxy:
         self._tasks: set[asyncio.Task[None]] = set()
         self._hears_new = True
         self._accepts_new = True
+        self._delay_s = 0.0
         self.port = 0
         self.accepted = 0
 
@@ -59,6 +61,12 @@ class Proxy:
         self._hears_new = True
         for line in self._lines:
             line.open.set()
+
+    def slow(self, delay_s: float) -> None:
+        """Pass every piece on so much later, each way; 0 for at once."""
+        self._delay_s = delay_s
+        for line in self._lines:
+            line.delay_s = delay_s
 
     def cut(self) -> None:
         """Drop every connection."""
@@ -93,6 +101,7 @@ class Proxy:
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         from_server, to_server = await asyncio.open_connection(*self._target)
         line = _Line(writer, to_server)
+        line.delay_s = self._delay_s
         if self._hears_new:
             line.open.set()
         self._lines.add(line)
@@ -110,5 +119,7 @@ class Proxy:
 async def _pump(line: _Line, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     while data := await reader.read(65536):
         await line.open.wait()
+        if line.delay_s:
+            await asyncio.sleep(line.delay_s)
         writer.write(data)
         await writer.drain()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -14,6 +13,7 @@ from typing import Any
 
 import httpx
 
+from tests.forking import Forked, fork_holdfast
 from tests.postgres import free_port
 from tests.waiting import until
 
@@ -38,20 +38,19 @@ class Server:
         self._directory = directory
         self._environment = environment
         self._arguments = arguments
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Forked | None = None
 
     async def start(self, **changes: str) -> None:
         """Start it and wait until it is ready; `changes` go on top of its environment."""
         self._process = self._spawn({**self._environment, **changes})
         await until(self._ready, timeout_s=30, what="the server is ready")
 
-    def _spawn(self, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    def _spawn(self, environment: Mapping[str, str]) -> Forked:
         with self.log_file.open("ab") as log:
-            return subprocess.Popen(
-                [*HOLDFAST, self.command, *self._arguments],
+            return fork_holdfast(
+                [self.command, *self._arguments],
                 cwd=self._directory,
                 env={**os.environ, "PYTHONPATH": str(ROOT), "PORT": str(self.port), **environment},
-                stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
             )

@@ -85,7 +85,10 @@ class Save(Item):
 
 
 class GroupCommit(Batcher[Save]):
-    """The queue of saves and its writers; `queries` are those of queries.sql."""
+    """The queue of saves and its writers; `queries` are those of queries.sql.
+
+    A save's result is how many saves shared its statement.
+    """
 
     operation = "save"
     deferred_reason = "fence"
@@ -144,7 +147,7 @@ class GroupCommit(Batcher[Save]):
         for position, save in enumerate(batch):
             verdict, generation = refused.get(position, (None, None))
             if verdict is None:
-                save.succeed()
+                save.succeed(len(batch))
             elif verdict == "busy":
                 again.append(save)
             elif verdict == "moved":

@@ -23,6 +23,7 @@ from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool
 
 from checkpointer.errors import ConnectError
+from checkpointer.metrics import watch_pool
 from checkpointer.postgres.retry import summary
 from checkpointer.settings import mask_conninfo
 
@@ -169,5 +170,6 @@ async def open_pool(conninfo: str, options: PoolOptions) -> AsyncIterator[Pool]:
         kwargs=connection_options(prepare_threshold=None if options.pooler == "transaction" else 5),
         name="holdfast",
     )
+    watch_pool(pool)
     async with pool:
         yield pool

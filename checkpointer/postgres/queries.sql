@@ -172,6 +172,15 @@ WITH wanted AS MATERIALIZED (
                AND checkpoint_id = a.checkpoint_id)) c
 )
 
+-- name: places_of_threads
+-- Of the threads those that anything was saved of, and whether the checkpoint given for each is there.
+SELECT a.thread_id,
+       EXISTS (SELECT FROM {schema}.checkpoints c
+                WHERE c.thread_id = a.thread_id AND c.checkpoint_ns = '' AND c.checkpoint_id = a.head) AS has_head
+  FROM unnest(%(threads)s::text[], %(heads)s::text[]) AS a (thread_id, head)
+ WHERE EXISTS (SELECT FROM {schema}.checkpoints c WHERE c.thread_id = a.thread_id)
+    OR EXISTS (SELECT FROM {schema}.checkpoint_writes w WHERE w.thread_id = a.thread_id);
+
 -- name: load_chunks
 -- The asked chunks by their position from 1, and at negative positions the generations of the threads.
 SELECT a.n::int4 AS n, c.type, c.blob, NULL::int8 AS generation
@@ -347,14 +356,16 @@ SELECT c.checkpoint_ns, c.checkpoint_id, array_agg(asked.name) AS channels
 
 -- name: delete_checkpoints
 -- Deletes checkpoints of a namespace with their writes, unlinks those that had them as parents, and then deletes
--- the values that only they referred to. Gives how many checkpoints and values went.
+-- the values that only they referred to. Gives how many rows of each table went, and about how many bytes.
 WITH gone AS (
     DELETE FROM {schema}.checkpoints
      WHERE thread_id = %(thread)s AND checkpoint_ns = %(namespace)s AND checkpoint_id = ANY (%(ids)s)
-    RETURNING checkpoint -> 'channel_versions' AS versions
+    RETURNING checkpoint -> 'channel_versions' AS versions,
+              pg_column_size(checkpoint) + pg_column_size(metadata) + 150 AS bytes
 ), writes AS (
     DELETE FROM {schema}.checkpoint_writes
      WHERE thread_id = %(thread)s AND checkpoint_ns = %(namespace)s AND checkpoint_id = ANY (%(ids)s)
+    RETURNING pg_column_size(blob) + 200 AS bytes
 ), unlinked AS (
     UPDATE {schema}.checkpoints SET parent_checkpoint_id = NULL
      WHERE thread_id = %(thread)s AND checkpoint_ns = %(namespace)s
@@ -371,9 +382,11 @@ WITH gone AS (
     DELETE FROM {schema}.checkpoint_blobs b USING garbage g
      WHERE b.thread_id = %(thread)s AND b.checkpoint_ns = %(namespace)s
        AND b.channel = g.channel AND b.version = g.version
-    RETURNING 1
+    RETURNING pg_column_size(b.blob) + 150 AS bytes
 )
-SELECT (SELECT count(*) FROM gone) AS checkpoints, (SELECT count(*) FROM blobs) AS blobs;
+SELECT 'checkpoints' AS name, count(*) AS rows, coalesce(sum(bytes), 0)::bigint AS bytes FROM gone
+UNION ALL SELECT 'checkpoint_blobs', count(*), coalesce(sum(bytes), 0)::bigint FROM blobs
+UNION ALL SELECT 'checkpoint_writes', count(*), coalesce(sum(bytes), 0)::bigint FROM writes;
 
 -- name: raise_generation
 -- Takes a thread's row, which waits for saves that are committing, and has savers forget which chunks they know.
@@ -394,8 +407,12 @@ SELECT hash, type, blob FROM {schema}.checkpoint_chunks
 SELECT hash FROM {schema}.checkpoint_chunks WHERE thread_id = %(thread)s;
 
 -- name: delete_chunks
--- Deletes chunks of a thread.
-DELETE FROM {schema}.checkpoint_chunks WHERE thread_id = %(thread)s AND hash = ANY (%(hashes)s::uuid[]);
+-- Deletes chunks of a thread. Gives how many, and about how many bytes.
+WITH gone AS (
+    DELETE FROM {schema}.checkpoint_chunks WHERE thread_id = %(thread)s AND hash = ANY (%(hashes)s::uuid[])
+    RETURNING pg_column_size(blob) + 100 AS bytes
+)
+SELECT 'checkpoint_chunks' AS name, count(*) AS rows, coalesce(sum(bytes), 0)::bigint AS bytes FROM gone;
 
 -- name: threads_of_runs
 -- The threads in which runs saved something.
@@ -526,3 +543,200 @@ SELECT DISTINCT thread_id FROM {schema}.checkpoint_chunks WHERE thread_id > %(af
 -- Some of a thread's values that are roots of shared lists, locked for a change.
 SELECT thread_id, checkpoint_ns, channel, version, type, blob FROM {schema}.checkpoint_blobs
  WHERE thread_id = %(thread)s AND split_part(type, '+', 1) = 'shared' LIMIT %(limit)s FOR UPDATE;
+
+-- name: archive_waits
+-- Takes the limits of a role or database off the time that a backup or a restore may take, until its transaction ends.
+SELECT set_config(name, '0', true) FROM pg_catalog.pg_settings
+ WHERE name IN ('statement_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout');
+
+-- name: archive_lock_wait
+-- How long to wait for the tables, in milliseconds, until the transaction ends.
+SELECT set_config('lock_timeout', %(ms)s::text, true);
+
+-- name: archive_tables
+-- The tables of the schema that hold rows, in order, without the lists of migrations: those say what a schema is, and
+-- not what is in it.
+SELECT c.relname AS name
+  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = %(schema)s AND c.relkind = 'r' AND c.relname NOT IN ('checkpoint_migrations', 'holdfast_migrations')
+ ORDER BY c.relname;
+
+-- name: archive_columns
+-- The columns of those tables. A generated one is computed anew; a required one has no default; one that is not
+-- portable has a type whose binary form names types by this database's numbers.
+SELECT c.relname AS "table", a.attname AS name,
+       CASE WHEN t.typnamespace = n.oid THEN t.typname ELSE format_type(a.atttypid, NULL) END AS type,
+       a.attgenerated <> '' AS generated,
+       a.attnotnull AND NOT a.atthasdef AND a.attidentity = '' AS required,
+       t.typnamespace = 'pg_catalog'::regnamespace
+           OR (t.typtype NOT IN ('c', 'r', 'm') AND t.typcategory <> 'A') AS portable
+  FROM pg_catalog.pg_attribute a
+  JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+ WHERE n.nspname = %(schema)s AND c.relkind = 'r' AND a.attnum > 0 AND NOT a.attisdropped
+ ORDER BY c.relname, a.attnum;
+
+-- name: archive_references
+-- Which table has rows that refer to rows of which other.
+SELECT DISTINCT f.relname AS "from", t.relname AS "to"
+  FROM pg_catalog.pg_constraint k
+  JOIN pg_catalog.pg_class f ON f.oid = k.conrelid
+  JOIN pg_catalog.pg_class t ON t.oid = k.confrelid
+  JOIN pg_catalog.pg_namespace n ON n.oid = f.relnamespace AND n.oid = t.relnamespace
+ WHERE n.nspname = %(schema)s AND k.contype = 'f' AND f.oid <> t.oid;
+
+-- name: archive_triggered
+-- The tables that have triggers besides those of foreign keys.
+SELECT DISTINCT c.relname AS name
+  FROM pg_catalog.pg_trigger t
+  JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = %(schema)s AND NOT t.tgisinternal;
+
+-- name: archive_sequences
+-- Where the sequences of the schema stand. Without the privilege, one looks like one that was never used.
+SELECT s.sequencename AS name, coalesce(s.last_value, s.start_value) AS last, s.last_value IS NOT NULL AS called,
+       has_sequence_privilege(quote_ident(s.schemaname) || '.' || quote_ident(s.sequencename), 'SELECT, USAGE') AS readable
+  FROM pg_catalog.pg_sequences s WHERE s.schemaname = %(schema)s ORDER BY s.sequencename;
+
+-- name: archive_set_sequence
+-- Has a sequence go on from where another stood.
+SELECT setval(%(name)s::regclass, %(last)s, %(called)s);
+
+-- name: archive_look_again
+-- Within a transaction the next look at who is connected would show the first one's answer.
+SELECT pg_stat_clear_snapshot();
+
+-- name: archive_users
+-- Who is connected to this database as one of our processes, backups and restores aside.
+SELECT pid FROM pg_catalog.pg_stat_activity
+ WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name IN ('holdfast', 'holdfast queue')
+ ORDER BY pid;
+
+-- name: make_fences
+-- Makes sure that threads have rows to be held; an epoch of 0 says that the thread was never taken over.
+INSERT INTO {schema}.checkpoint_fences (thread_id, epoch)
+SELECT DISTINCT thread_id, 0 FROM unnest(%(threads)s::text[]) AS t (thread_id) ORDER BY thread_id
+ON CONFLICT DO NOTHING;
+
+-- name: hold_threads
+-- Takes the rows of threads: until this transaction ends nobody takes them over, and no fenced write of theirs
+-- commits. Leaves out those that somebody else has at this moment.
+SELECT thread_id FROM {schema}.checkpoint_fences WHERE thread_id = ANY (%(threads)s)
+ ORDER BY thread_id FOR UPDATE SKIP LOCKED;
+
+-- name: forget_threads
+-- Deletes everything that threads saved, locks their writers out, and notes when. Gives how many rows of each table
+-- went, and about how many bytes.
+WITH fences AS (
+    UPDATE {schema}.checkpoint_fences
+       SET epoch = CASE WHEN epoch > 0 THEN epoch + 1 ELSE 0 END, generation = generation + 1,
+           forgotten_at = clock_timestamp()
+     WHERE thread_id = ANY (%(threads)s)
+), gone AS (
+    DELETE FROM {schema}.checkpoints WHERE thread_id = ANY (%(threads)s)
+    RETURNING pg_column_size(checkpoint) + pg_column_size(metadata) + 150 AS bytes
+), blobs AS (
+    DELETE FROM {schema}.checkpoint_blobs WHERE thread_id = ANY (%(threads)s)
+    RETURNING pg_column_size(blob) + 150 AS bytes
+), writes AS (
+    DELETE FROM {schema}.checkpoint_writes WHERE thread_id = ANY (%(threads)s)
+    RETURNING pg_column_size(blob) + 200 AS bytes
+), chunks AS (
+    DELETE FROM {schema}.checkpoint_chunks WHERE thread_id = ANY (%(threads)s)
+    RETURNING pg_column_size(blob) + 100 AS bytes
+)
+SELECT 'checkpoints' AS name, count(*) AS rows, coalesce(sum(bytes), 0)::bigint AS bytes FROM gone
+UNION ALL SELECT 'checkpoint_blobs', count(*), coalesce(sum(bytes), 0)::bigint FROM blobs
+UNION ALL SELECT 'checkpoint_writes', count(*), coalesce(sum(bytes), 0)::bigint FROM writes
+UNION ALL SELECT 'checkpoint_chunks', count(*), coalesce(sum(bytes), 0)::bigint FROM chunks;
+
+-- name: measure_threads
+-- What threads have saved: how many rows of each table, and about how many bytes.
+SELECT 'checkpoints' AS name, count(*) AS rows,
+       coalesce(sum(pg_column_size(checkpoint) + pg_column_size(metadata) + 150), 0)::bigint AS bytes
+  FROM {schema}.checkpoints WHERE thread_id = ANY (%(threads)s)
+UNION ALL
+SELECT 'checkpoint_blobs', count(*), coalesce(sum(pg_column_size(blob) + 150), 0)::bigint
+  FROM {schema}.checkpoint_blobs WHERE thread_id = ANY (%(threads)s)
+UNION ALL
+SELECT 'checkpoint_writes', count(*), coalesce(sum(pg_column_size(blob) + 200), 0)::bigint
+  FROM {schema}.checkpoint_writes WHERE thread_id = ANY (%(threads)s)
+UNION ALL
+SELECT 'checkpoint_chunks', count(*), coalesce(sum(pg_column_size(blob) + 100), 0)::bigint
+  FROM {schema}.checkpoint_chunks WHERE thread_id = ANY (%(threads)s);
+
+-- name: measure_checkpoints
+-- Some checkpoints of a namespace and their writes: how many rows, and about how many bytes. Their values are left
+-- out, for which of them nobody else needs is only known once they are deleted.
+SELECT 'checkpoints' AS name, count(*) AS rows,
+       coalesce(sum(pg_column_size(checkpoint) + pg_column_size(metadata) + 150), 0)::bigint AS bytes
+  FROM {schema}.checkpoints
+ WHERE thread_id = %(thread)s AND checkpoint_ns = %(namespace)s AND checkpoint_id = ANY (%(ids)s)
+UNION ALL
+SELECT 'checkpoint_writes', count(*), coalesce(sum(pg_column_size(blob) + 200), 0)::bigint
+  FROM {schema}.checkpoint_writes
+ WHERE thread_id = %(thread)s AND checkpoint_ns = %(namespace)s AND checkpoint_id = ANY (%(ids)s);
+
+-- name: orphaned_threads
+-- Walks over the threads of a table after one, each looked up once in its index; says whether the thread is one that no
+-- checkpoint is of. `{table}` is put in by `forgetting.py`.
+WITH RECURSIVE walk AS (
+    (SELECT thread_id FROM {schema}.{table} WHERE thread_id > %(after)s ORDER BY thread_id LIMIT 1)
+    UNION ALL
+    SELECT (SELECT thread_id FROM {schema}.{table} WHERE thread_id > walk.thread_id ORDER BY thread_id LIMIT 1)
+      FROM walk WHERE walk.thread_id IS NOT NULL
+)
+SELECT walk.thread_id,
+       NOT EXISTS (SELECT FROM {schema}.checkpoints c WHERE c.thread_id = walk.thread_id) AS orphaned
+  FROM walk WHERE walk.thread_id IS NOT NULL LIMIT %(limit)s;
+
+-- name: without_checkpoints
+-- Of some threads those that have no checkpoint.
+SELECT t.thread_id FROM unnest(%(threads)s::text[]) AS t (thread_id)
+ WHERE NOT EXISTS (SELECT FROM {schema}.checkpoints c WHERE c.thread_id = t.thread_id);
+
+-- name: table_sizes
+-- Our tables' size on disk, with what VACUUM has not given back yet (rows that are dead, by the statistics).
+SELECT c.relname AS name, pg_relation_size(c.oid) AS bytes, pg_total_relation_size(c.oid) AS total_bytes,
+       coalesce(s.n_live_tup, 0) AS live_rows, coalesce(s.n_dead_tup, 0) AS dead_rows
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+  LEFT JOIN pg_stat_user_tables s ON s.relid = c.oid
+ WHERE n.nspname = %(schema)s AND c.relkind = 'r' ORDER BY c.relname;
+
+-- name: archive_share_tables
+-- Keeps tables in shape while they are copied; rows come and go beside it.
+LOCK TABLE {tables} IN ACCESS SHARE MODE;
+
+-- name: archive_take_tables
+-- Keeps everyone else out of tables.
+LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE;
+
+-- name: archive_any_row
+-- Whether a table holds anything.
+SELECT FROM {tables} LIMIT 1;
+
+-- name: archive_empty_tables
+-- Deletes every row.
+TRUNCATE {tables};
+
+-- name: archive_copy_out
+-- The rows of a table, in the form that does not depend on the server's version.
+COPY {tables} ({columns}) TO STDOUT (FORMAT binary);
+
+-- name: archive_copy_in
+-- Loads such rows.
+COPY {tables} ({columns}) FROM STDIN (FORMAT binary);
+
+-- name: archive_triggers_off
+-- For the owner of a table, who need not be a superuser; foreign keys are checked all the same.
+ALTER TABLE {tables} DISABLE TRIGGER USER;
+
+-- name: archive_triggers_on
+-- The way back.
+ALTER TABLE {tables} ENABLE TRIGGER USER;
+
+-- name: archive_analyze
+-- Without it the first queries after a restore would be planned for empty tables.
+ANALYZE {tables};

@@ -19,6 +19,7 @@ from checkpointer.postgres.batch_load import BatchLoad
 from checkpointer.postgres.chunks import SHARED, ChunkReader, DanglingError, opened
 from checkpointer.postgres.codec import Codec, is_large, json_text, numbered, text
 from checkpointer.postgres.delta import history
+from checkpointer.postgres.ids import stay_after
 from checkpointer.postgres.pool import Pool
 from checkpointer.postgres.retry import ride_out
 from checkpointer.postgres.worker_connection import register_row_types
@@ -52,7 +53,11 @@ class Reader:
             )
         except UnsavableError:
             return None  # an id that can't be saved names no checkpoint
-        return await self._decoded(await self.batch_load.rows(*asked))
+        found = await self._decoded(await self.batch_load.rows(*asked))
+        if found is not None:
+            # Whoever loads a checkpoint may go on from it.
+            stay_after(found.checkpoint["id"])
+        return found
 
     async def _decoded(self, rows: Sequence[TupleRow]) -> CheckpointTuple | None:
         decode = self.codec.checkpoint

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from uuid import UUID
 
 from langgraph.checkpoint.serde.types import TASKS
@@ -29,7 +29,7 @@ from checkpointer.postgres.pool import Connection
 from checkpointer.postgres.queries import load_queries
 from checkpointer.serde import Cipher
 
-__all__ = ["Forgotten", "Keep", "delete_runs", "delete_threads", "prune", "sweep"]
+__all__ = ["Freed", "Keep", "Outline", "delete_runs", "delete_threads", "prune", "rows_of", "sweep", "sweep_measured"]
 
 _Key = tuple[str, str]  # namespace, checkpoint id
 
@@ -54,14 +54,37 @@ class Keep:
 
 
 @dataclass(frozen=True, slots=True)
-class Forgotten:
-    """How many rows went."""
+class Freed:
+    """How many rows of each table went, and about how many bytes they took."""
 
-    checkpoints: int = 0
-    blobs: int = 0
+    rows: Mapping[str, int] = field(default_factory=dict)
+    bytes: Mapping[str, int] = field(default_factory=dict)
 
-    def __add__(self, other: Forgotten) -> Forgotten:
-        return Forgotten(self.checkpoints + other.checkpoints, self.blobs + other.blobs)
+    @classmethod
+    def of(cls, found: Iterable[DictRow]) -> Freed:
+        """From rows of a table's name, how many of its rows, and how many bytes."""
+        counted = [row for row in found if row["rows"]]
+        return cls({row["name"]: row["rows"] for row in counted}, {row["name"]: row["bytes"] for row in counted})
+
+    def __add__(self, other: Freed) -> Freed:
+        return Freed(_added(self.rows, other.rows), _added(self.bytes, other.bytes))
+
+    def __bool__(self) -> bool:
+        return bool(self.rows)
+
+    @property
+    def total_rows(self) -> int:
+        """Rows of all tables."""
+        return sum(self.rows.values())
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all tables."""
+        return sum(self.bytes.values())
+
+
+def _added(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
+    return {name: one.get(name, 0) + other.get(name, 0) for name in one.keys() | other.keys()}
 
 
 async def delete_threads(conn: Connection, schema: str, thread_ids: Sequence[str]) -> None:
@@ -74,21 +97,19 @@ async def delete_threads(conn: Connection, schema: str, thread_ids: Sequence[str
         await conn.execute(queries[name].encode(), {"threads": list(thread_ids)}, prepare=False)
 
 
-async def prune(conn: Connection, schema: str, thread_id: str, keep: Keep) -> Forgotten:
+async def prune(conn: Connection, schema: str, thread_id: str, keep: Keep) -> Freed:
     """Keep the last checkpoints of each namespace and what they need; forget the rest."""
-    outline = await _Outline.read(conn, schema, thread_id)
-    latest = {key for keys in outline.by_namespace().values() for key in keys[: keep.last]}
-    kept = latest - outline.finished_calls(latest)
-    return await outline.forget_all_but(kept)
+    outline = await Outline.read(conn, schema, thread_id)
+    return await outline.forget_all_but(outline.latest(keep.last))
 
 
-async def delete_runs(conn: Connection, schema: str, run_ids: Sequence[str]) -> dict[str, Forgotten]:
+async def delete_runs(conn: Connection, schema: str, run_ids: Sequence[str]) -> dict[str, Freed]:
     """Delete the checkpoints that runs saved, but those that a DeltaChannel of another run's still needs; by thread."""
     queries = load_queries("checkpointer.postgres", schema)
     runs = set(run_ids)
     forgotten = {}
-    for row in await _rows(conn, queries["threads_of_runs"], runs=list(runs)):
-        outline = await _Outline.read(conn, schema, row["thread_id"])
+    for row in await rows_of(conn, queries["threads_of_runs"], runs=list(runs)):
+        outline = await Outline.read(conn, schema, row["thread_id"])
         kept = {key for key, checkpoint in outline.checkpoints.items() if checkpoint["run_id"] not in runs}
         forgotten[outline.thread_id] = await outline.forget_all_but(kept)
     return forgotten
@@ -99,25 +120,29 @@ async def sweep(conn: Connection, schema: str, cipher: Cipher | None, thread_id:
 
     The caller's transaction must be READ COMMITTED: what is reached is looked up again once savers are locked out.
     """
+    return (await sweep_measured(conn, schema, cipher, thread_id)).total_rows
+
+
+async def sweep_measured(conn: Connection, schema: str, cipher: Cipher | None, thread_id: str) -> Freed:
+    """`sweep`, with the bytes too."""
     queries = load_queries("checkpointer.postgres", schema)
     if not await _unreached(conn, queries, cipher, thread_id):
-        return 0
+        return Freed()
     await conn.execute(queries["raise_generation"].encode(), {"thread": thread_id})
     garbage = await _unreached(conn, queries, cipher, thread_id)
-    await conn.execute(queries["delete_chunks"].encode(), {"thread": thread_id, "hashes": garbage}, prepare=False)
-    return len(garbage)
+    return Freed.of(await rows_of(conn, queries["delete_chunks"], thread=thread_id, hashes=garbage))
 
 
 async def _unreached(conn: Connection, queries: Mapping[str, str], cipher: Cipher | None, thread_id: str) -> list[UUID]:
-    present = {row["hash"] for row in await _rows(conn, queries["chunk_hashes"], thread=thread_id)}
+    present = {row["hash"] for row in await rows_of(conn, queries["chunk_hashes"], thread=thread_id)}
     if not present:
         return []
     nodes = {
         row["hash"].bytes: opened(cipher, row["type"], row["blob"], chunk_place(thread_id, row["hash"].bytes))
-        for row in await _rows(conn, queries["nodes"], thread=thread_id)
+        for row in await rows_of(conn, queries["nodes"], thread=thread_id)
     }
     reached: set[bytes] = set()
-    for row in await _rows(conn, queries["shared_values"], thread=thread_id):
+    for row in await rows_of(conn, queries["shared_values"], thread=thread_id):
         heads, tail = root_hashes(opened(cipher, row["type"], row["blob"], blob_place(row)))
         reached.update(heads, tail)
     for head in [digest for digest in reached if digest in nodes]:
@@ -125,13 +150,14 @@ async def _unreached(conn: Connection, queries: Mapping[str, str], cipher: Ciphe
     return [digest for digest in present if digest.bytes not in reached]
 
 
-async def _rows(conn: Connection, query: str, **params: object) -> list[DictRow]:
+async def rows_of(conn: Connection, query: str, **params: object) -> list[DictRow]:
+    """A statement's rows."""
     # Unprepared: planned with the arrays in sight.
     return await (await conn.execute(query.encode(), params, prepare=False)).fetchall()
 
 
 @dataclass(frozen=True, slots=True)
-class _Outline:
+class Outline:
     """A thread's checkpoints without their values."""
 
     conn: Connection
@@ -140,9 +166,9 @@ class _Outline:
     checkpoints: Mapping[_Key, DictRow]
 
     @classmethod
-    async def read(cls, conn: Connection, schema: str, thread_id: str) -> _Outline:
+    async def read(cls, conn: Connection, schema: str, thread_id: str) -> Outline:
         queries = load_queries("checkpointer.postgres", schema)
-        rows = await _rows(conn, queries["thread_outline"], thread=thread_id)
+        rows = await rows_of(conn, queries["thread_outline"], thread=thread_id)
         keyed = {(row["checkpoint_ns"], row["checkpoint_id"]): row for row in rows}
         return cls(conn, queries, thread_id, keyed)
 
@@ -167,30 +193,39 @@ class _Outline:
                 finished.update(keys)
         return finished
 
-    async def forget_all_but(self, kept: set[_Key]) -> Forgotten:
-        """Delete every checkpoint but these and what they need to load."""
+    def latest(self, count: int) -> set[_Key]:
+        """The last checkpoints of each namespace, without calls that are over."""
+        latest = {key for keys in self.by_namespace().values() for key in keys[:count]}
+        return latest - self.finished_calls(latest)
+
+    async def forgettable(self, kept: set[_Key]) -> dict[str, list[str]]:
+        """The ids, per namespace and newest first, of all but these and what they need to load."""
         needed = kept | await self._senders(kept)
         needed |= await self._delta_ancestors(needed)
-        forgotten = Forgotten()
-        for namespace, keys in self.by_namespace().items():
-            ids = [checkpoint_id for key in keys if key not in needed for checkpoint_id in key[1:]]
-            if ids:
-                [counts] = await _rows(
-                    self.conn,
-                    self.queries["delete_checkpoints"],
-                    thread=self.thread_id,
-                    namespace=namespace,
-                    ids=ids,
-                )
-                forgotten += Forgotten(**counts)
-        return forgotten
+        found = {ns: [key[1] for key in keys if key not in needed] for ns, keys in self.by_namespace().items()}
+        return {namespace: ids for namespace, ids in found.items() if ids}
+
+    async def forget_all_but(self, kept: set[_Key], *, at_most: int | None = None) -> Freed:
+        """Delete every checkpoint but these and what they need to load; with `at_most`, that many of them.
+
+        The newest go first: none that is left then needs one that is gone.
+        """
+        freed, left = Freed(), at_most
+        for namespace, ids in (await self.forgettable(kept)).items():
+            chosen = ids[:left]
+            left = None if left is None else left - len(chosen)
+            if chosen:
+                query = self.queries["delete_checkpoints"]
+                params = {"thread": self.thread_id, "namespace": namespace, "ids": chosen}
+                freed += Freed.of(await rows_of(self.conn, query, **params))
+        return freed
 
     async def _senders(self, kept: Iterable[_Key]) -> set[_Key]:
         """Parents of checkpoints older than version 4, where something was sent to tasks."""
         parents = {(key[0], self.checkpoints[key]["parent"]) for key in kept if self.checkpoints[key]["v"] < 4}
         if not any(parent in self.checkpoints for parent in parents):
             return set()
-        rows = await _rows(self.conn, self.queries["senders"], thread=self.thread_id, tasks=TASKS)
+        rows = await rows_of(self.conn, self.queries["senders"], thread=self.thread_id, tasks=TASKS)
         return parents & {(row["checkpoint_ns"], row["checkpoint_id"]) for row in rows} & set(self.checkpoints)
 
     async def _delta_ancestors(self, kept: Iterable[_Key]) -> set[_Key]:
@@ -230,7 +265,7 @@ class _Outline:
 
     async def _channels_of(self, query: str, **params: object) -> dict[_Key, set[str]]:
         found: dict[_Key, set[str]] = defaultdict(set)
-        for row in await _rows(self.conn, self.queries[query], thread=self.thread_id, **params):
+        for row in await rows_of(self.conn, self.queries[query], thread=self.thread_id, **params):
             found[row["checkpoint_ns"], row["checkpoint_id"]] = set(row["channels"])
         return found
 

@@ -33,7 +33,9 @@ from langgraph.checkpoint.base import (
     get_serializable_checkpoint_metadata,
 )
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from psycopg.rows import TupleRow
 
 from checkpointer.metrics import CHECKPOINT_BYTES, LOAD_SECONDS, SAVE_SECONDS, Timed
 from checkpointer.postgres.arrays import NULL
@@ -50,6 +52,7 @@ from checkpointer.postgres.retention import Keep
 from checkpointer.postgres.upkeep import Upkeep
 from checkpointer.saved import on_saved
 from checkpointer.serde import Cipher, CompressedSerializer
+from checkpointer.tracing import loading, saving
 
 __all__ = ["PooledPostgresSaver"]
 
@@ -109,8 +112,10 @@ class PooledPostgresSaver(AsyncPostgresSaver):
         if not isinstance(self.serde, (CompressedSerializer, JsonPlusSerializer)):
             return self
         serde = self.serde.with_msgpack_allowlist(extra_allowlist)
-        if serde is self.serde:
-            return self
+        return self if serde is self.serde else self.with_serde(serde)
+
+    def with_serde(self, serde: SerializerProtocol) -> PooledPostgresSaver:
+        """The same saver, on the same connections, with another serializer."""
         clone = copy(self)
         clone.serde = serde
         clone._codec = self._codec.with_serde(serde)
@@ -129,16 +134,18 @@ class PooledPostgresSaver(AsyncPostgresSaver):
         Raises `StaleWriterError`, `SaverUnavailableError`, or `UnsavableError`.
         """
         ids = config["configurable"]
-        with Timed("save", SAVE_SECONDS):
+        with Timed("save", SAVE_SECONDS), saving("checkpoint", config) as span:
             values = checkpoint["channel_values"]
             changed = [(name, values[name]) for name in new_versions if name in values]
             large = self._codec.sizes.is_large(str(ids["thread_id"]), changed)
             if self._known is None:
                 rows = self._checkpoint_rows
                 save = await self._made(large, rows, config, checkpoint, metadata, new_versions, None)
-                await self._group_commit.submit_now(save)
+                batch = await self._group_commit.submit_now(save)
             else:
-                await self._save_shared(self._known, large, config, checkpoint, metadata, new_versions)
+                save, batch = await self._save_shared(self._known, large, config, checkpoint, metadata, new_versions)
+            if span is not None:
+                span.saved(save.bytes, batch)
         saved: RunnableConfig = {
             "configurable": {
                 "thread_id": ids["thread_id"],
@@ -158,7 +165,7 @@ class PooledPostgresSaver(AsyncPostgresSaver):
         checkpoint: Checkpoint,
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
-    ) -> None:
+    ) -> tuple[Save, int]:
         """Save with long lists shared; again, in full, where the thread's chunks were pruned meanwhile."""
         thread = str(config["configurable"]["thread_id"])
         sending = known.sending(thread)
@@ -169,14 +176,14 @@ class PooledPostgresSaver(AsyncPostgresSaver):
             if sending.used and generation is None:
                 generation = await self._ensure_fence(thread)
             try:
-                await self._group_commit.submit_now(save)
+                batch = await self._group_commit.submit_now(save)
             except ChunksMovedError as moved:
                 known.forget(thread)
                 sending = Sending(thread, moved.generation, set(), known.era)
                 continue
             if generation is not None:
                 known.learn(thread, generation, sending.chunks, sending.era)
-            return
+            return save, batch
 
     async def _ensure_fence(self, thread: str) -> int:
         while True:
@@ -230,10 +237,12 @@ class PooledPostgresSaver(AsyncPostgresSaver):
         """Save a task's writes; returns once they are committed. Raises as `aput` does."""
         if not writes:
             return
-        with Timed("save", SAVE_SECONDS):
+        with Timed("save", SAVE_SECONDS), saving("writes", config) as span:
             large = self._codec.sizes.is_large("", writes)
             save = await self._made(large, self._write_rows, config, writes, task_id, task_path)
-            await self._group_commit.submit_now(save)
+            batch = await self._group_commit.submit_now(save)
+            if span is not None:
+                span.saved(save.bytes, batch)
 
     def _write_rows(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str
@@ -259,7 +268,7 @@ class PooledPostgresSaver(AsyncPostgresSaver):
 
         Raises `SaverUnavailableError`, `BlockedTypeError`, or `UnreadableError`.
         """
-        with Timed("load", LOAD_SECONDS):
+        with Timed("load", LOAD_SECONDS), loading(config):
             return await self._reader.get(config)
 
     async def alist(
@@ -273,6 +282,10 @@ class PooledPostgresSaver(AsyncPostgresSaver):
         """List checkpoints, newest first, a page at a time, so that a long thread does not fill the memory."""
         async for found in self._reader.list(config, filter, before, limit):
             yield found
+
+    async def fetch_rows(self, statement: str, params: Mapping[str, Any]) -> Sequence[TupleRow]:
+        """Rows of a read of the tables. Raises `SaverUnavailableError`."""
+        return await self._reader.fetch(statement, params)
 
     async def aget_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]

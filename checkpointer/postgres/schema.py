@@ -34,7 +34,7 @@ from checkpointer.postgres.queries import load_queries, quote_identifier
 from checkpointer.postgres.retry import summary
 from checkpointer.settings import mask_conninfo
 
-__all__ = ["Missing", "missing", "revert", "setup", "setup_sql", "verify"]
+__all__ = ["Missing", "create_within", "missing", "revert", "setup", "setup_sql", "verify"]
 
 T = TypeVar("T")
 
@@ -104,6 +104,18 @@ async def setup(conninfo: str, schema: str, sets: Sequence[MigrationSet], *, tim
     and `SetupBlockedError` after `timeout_s`.
     """
     return await _within(timeout_s, conninfo, schema, lambda conn: _create(conn, schema, sets))
+
+
+async def create_within(conn: Connection, schema: str, sets: Sequence[MigrationSet]) -> list[str]:
+    """Create tables that do not exist at all yet, as a part of the transaction that `conn` is in.
+
+    Returns the names of the migrations. Polls for the setup lock without an end: give it a time-out.
+    """
+    lacking = await missing(conn, schema, sets)
+    if not lacking.fresh:
+        raise SchemaError(f'schema "{schema}" has tables already: run `holdfast setup`')
+    await _require_privileges(conn, schema, lacking)
+    return await _apply(conn, schema, sets, lacking)
 
 
 async def revert(

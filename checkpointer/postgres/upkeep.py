@@ -10,7 +10,7 @@ from typing import TypeVar
 from checkpointer.postgres.copying import copy_thread
 from checkpointer.postgres.pool import Connection, Pool
 from checkpointer.postgres.queries import load_queries
-from checkpointer.postgres.retention import Forgotten, Keep, delete_runs, delete_threads, prune, sweep
+from checkpointer.postgres.retention import Freed, Keep, delete_runs, delete_threads, prune, sweep
 from checkpointer.postgres.retry import ride_out
 from checkpointer.serde import Cipher
 
@@ -34,8 +34,8 @@ class Upkeep:
 
     async def delete_runs(self, run_ids: Sequence[str]) -> None:
         """Delete the checkpoints that runs saved, but those that a DeltaChannel of another run's still needs."""
-        forgotten = await self._in_snapshot("delete", lambda conn: delete_runs(conn, self.schema, run_ids))
-        for thread_id, counts in forgotten.items():
+        freed = await self._in_snapshot("delete", lambda conn: delete_runs(conn, self.schema, run_ids))
+        for thread_id, counts in freed.items():
             await self._sweep(thread_id, counts)
 
     async def copy(self, source: str, target: str) -> None:
@@ -48,9 +48,9 @@ class Upkeep:
             work = partial(prune, schema=self.schema, thread_id=thread_id, keep=keep)
             await self._sweep(thread_id, await self._in_snapshot("prune", work))
 
-    async def _sweep(self, thread_id: str, forgotten: Forgotten) -> None:
+    async def _sweep(self, thread_id: str, freed: Freed) -> None:
         """Delete the chunks that nothing reaches any more, where something went."""
-        if forgotten.checkpoints:
+        if freed:
             await self._in_transaction("prune", lambda conn: sweep(conn, self.schema, self.cipher, thread_id))
 
     async def _in_snapshot(self, operation: str, work: Callable[[Connection], Awaitable[T]]) -> T:

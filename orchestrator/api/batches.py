@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from fastapi import APIRouter, Query, Request
-from pydantic import Field
-from starlette.responses import Response
+from pydantic import ConfigDict, Field, WithJsonSchema
+from pydantic.json_schema import SkipJsonSchema
+from starlette.responses import Response, StreamingResponse
 
 from orchestrator.api.auth import Organization
-from orchestrator.api.body import JsonBody, documented, read_body
+from orchestrator.api.body import Identifier, JsonBody, documented, read_body
 from orchestrator.api.events import After, LastEventId, first_event, streamed_events
 from orchestrator.api.views import AsciiJsonResponse, batch_view, document_view
+from orchestrator.batches.formats import MEDIA_TYPES, exported
+from orchestrator.batches.request import MAX_TITLE_CHARS
 from orchestrator.batches.service import find_batch, list_documents, retry_batch, start_batch, view_batch
+from orchestrator.batches.stores import require_support, stores_of
 from orchestrator.engine.service import Orchestrator
 from orchestrator.runs.model import Run
 from orchestrator.runs.store import Created
@@ -26,22 +30,29 @@ router = APIRouter(prefix="/api/batches")
 MAX_FAILED = 100
 
 
+_PATHS = {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1, "pattern": r"^[^\u0000]*$"}}
+Label: TypeAlias = Annotated[str, WithJsonSchema({"type": "string", "minLength": 1, "maxLength": MAX_TITLE_CHARS})]
+
+
 class InlineBody(JsonBody):
     """A document that comes with the request. Its `id`, by default `#` and its number, is its key in the batch."""
 
     text: str
-    title: str | None = None
-    id: str | None = None
+    title: Label | None = None
+    id: Label | None = None
 
 
 class BatchBody(JsonBody):
     """What to extract from: `paths` below DOCUMENTS_DIR, or the `documents` themselves."""
 
-    paths: list[str] | None = None
-    documents: list[InlineBody] | None = None
-    title: str | None = None
+    # For the document: what `BatchInput` checks.
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["paths"]}, {"required": ["documents"]}]})
+
+    paths: Annotated[list[str], WithJsonSchema(_PATHS)] | SkipJsonSchema[None] = None
+    documents: Annotated[list[InlineBody], Field(json_schema_extra={"minItems": 1})] | SkipJsonSchema[None] = None
+    title: Label | None = None
     policy: Literal["all", "some"] = "some"
-    idempotency_key: str | None = None
+    idempotency_key: Identifier | None = None
 
     def given(self) -> dict[str, Any]:
         """The input of the batch's run."""
@@ -51,7 +62,7 @@ class BatchBody(JsonBody):
 class RetryBody(JsonBody):
     """Sent again under the same key, it is the same batch."""
 
-    idempotency_key: str | None = Field(default=None)
+    idempotency_key: Identifier | None = None
 
 
 @router.post("", status_code=202, openapi_extra=documented(BatchBody))
@@ -102,6 +113,28 @@ async def batch_events(
     orchestrator = _orchestrator(request)
     run = await find_batch(orchestrator.store, batch_id, organization)
     return await streamed_events(request, run, first_event(after, last_event_id))
+
+
+@router.get(
+    "/{batch_id}/export",
+    responses={**_REFUSALS, 501: {"description": "The extra `batches` is not installed on the server."}},
+)
+async def export(
+    request: Request, batch_id: str, organization: Organization, format: Literal["jsonld", "graphml", "svg"] = "jsonld"
+) -> Response:
+    """What the batch's documents hold, so far: entities, relations, and where they were read.
+
+    The answer is sent as it is made. Its end is the end of the file: an answer that breaks off is not whole.
+    """
+    orchestrator = _orchestrator(request)
+    run = await find_batch(orchestrator.store, batch_id, organization)
+    require_support()
+    knowledge = stores_of(orchestrator.store).knowledge
+    return StreamingResponse(
+        exported(knowledge, run.organization_id, run.run_id, format),
+        media_type=MEDIA_TYPES[format],
+        headers={"Content-Disposition": f'attachment; filename="batch-{run.run_id}.{format}"'},
+    )
 
 
 @router.post(

@@ -7,17 +7,18 @@ FastAPI's own reading is not used: it takes NaN, buffers any size, and looks at 
 from __future__ import annotations
 
 import json
-from typing import Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeAlias, TypeVar
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, WithJsonSchema
 from pydantic.alias_generators import to_camel
 from starlette.requests import ClientDisconnect
 
 from orchestrator.api.errors import shape_problems
 from orchestrator.errors import BodyTooLargeError, InvalidRequestError, MalformedBodyError
+from orchestrator.runs.model import MAX_IDENTIFIER_CHARS
 
-__all__ = ["MAX_BODY_BYTES", "JsonBody", "documented", "read_body", "read_json"]
+__all__ = ["IDENTIFIER", "MAX_BODY_BYTES", "Identifier", "JsonBody", "Whole", "documented", "read_body", "read_json"]
 
 MAX_BODY_BYTES = 1 << 20
 # What is over the limit is read and thrown away up to here: a server that closes while a client is still sending
@@ -30,6 +31,23 @@ class JsonBody(BaseModel):
 
     model_config = ConfigDict(alias_generator=to_camel, extra="forbid", strict=True)
 
+
+# What `check_identifier` takes.
+IDENTIFIER: dict[str, Any] = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": MAX_IDENTIFIER_CHARS,
+    "pattern": r"^[^\u0000-\u001f\u007f-\u009f]*$",
+}
+Identifier: TypeAlias = Annotated[str, WithJsonSchema(IDENTIFIER)]
+
+
+def _whole(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+# JSON knows one kind of number: 7.0 is a whole one.
+Whole: TypeAlias = Annotated[int, BeforeValidator(_whole)]
 
 M = TypeVar("M", bound=JsonBody)
 

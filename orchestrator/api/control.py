@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
-from pydantic import Field
+from fastapi import APIRouter, Path, Request
+from pydantic import WithJsonSchema
 from starlette.responses import Response
 
 from orchestrator.api.auth import Organization
-from orchestrator.api.body import JsonBody, documented, read_body
+from orchestrator.api.body import IDENTIFIER, Identifier, JsonBody, documented, read_body
 from orchestrator.api.views import AsciiJsonResponse, accepted, run_status
 from orchestrator.engine.service import Orchestrator
 from orchestrator.runs.model import RunStatus, check_identifier
@@ -21,6 +21,10 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
     409: {"description": "The run's state does not allow it; `error.status` says which state that is."},
 }
 router = APIRouter(prefix="/api/runs/{run_id}", responses=_REFUSALS)
+
+
+# Checked where it is used, so that the message says what it names.
+SignalName = Annotated[str, Path(), WithJsonSchema(IDENTIFIER)]
 
 
 class Nothing(JsonBody):
@@ -37,13 +41,13 @@ class SignalBody(JsonBody):
     """What the signal says. Sent again under the same key, it is the same signal."""
 
     payload: Any = None
-    key: str | None = None
+    key: Identifier | None = None
 
 
 class ForkBody(JsonBody):
     """The checkpoint to go on from, and an update of its state to begin with."""
 
-    checkpoint_id: str = Field(min_length=1)
+    checkpoint_id: Identifier
     payload: Any = None
 
 
@@ -76,7 +80,7 @@ async def resume(request: Request, run_id: str, organization: Organization) -> R
 
 
 @router.post("/signals/{name:path}", status_code=202, openapi_extra=documented(SignalBody, optional=True))
-async def signal(request: Request, run_id: str, name: str, organization: Organization) -> Response:
+async def signal(request: Request, run_id: str, name: SignalName, organization: Organization) -> Response:
     """Send the run a signal. One that nobody waits for yet is kept, and shown with the run."""
     body = await read_body(request, SignalBody, optional=True)
     run = await _orchestrator(request).signal(run_id, name, body.payload, key=body.key, organization_id=organization)

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request
+from pydantic import WithJsonSchema
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.responses import Response
 
@@ -29,7 +30,11 @@ __all__ = ["After", "LastEventId", "first_event", "router", "streamed_events"]
 
 router = APIRouter()
 _RETRY_AFTER_MS = 1000
-LastEventId = Annotated[str | None, Header(alias="Last-Event-ID", max_length=50)]
+LastEventId = Annotated[
+    str | None,
+    Header(alias="Last-Event-ID", max_length=50),
+    WithJsonSchema({"type": "string", "pattern": "^[0-9]{0,18}$"}),
+]
 After = Annotated[int | None, Query(ge=0, le=2**62)]
 
 

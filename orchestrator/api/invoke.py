@@ -7,12 +7,12 @@ from typing import Annotated, Any, Self, TypeAlias
 
 from fastapi import APIRouter, Request
 from langgraph.types import RetryPolicy
-from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 from starlette.responses import Response
 
 from orchestrator.api.auth import Organization
-from orchestrator.api.body import JsonBody, documented, read_body
+from orchestrator.api.body import Identifier, JsonBody, Whole, documented, read_body
 from orchestrator.api.views import AsciiJsonResponse, accepted, run_detail, run_status, signals_view
 from orchestrator.engine.service import Orchestrator
 from orchestrator.errors import InvalidRequestError, ThreadNotFoundError
@@ -24,6 +24,10 @@ __all__ = ["InvokeBody", "router"]
 router = APIRouter()
 
 AGENT = "agent"
+
+
+# As `check_queue` has it, with the JOB_PREFIX that is the default.
+_QUEUE = {"type": "string", "pattern": "^[A-Za-z0-9_.-]{1,31}$"}
 
 
 class AgentTask(JsonBody):
@@ -67,7 +71,7 @@ Time: TypeAlias = Annotated[datetime, BeforeValidator(_parse_time)]
 class Retry(JsonBody):
     """When a run that fails is tried again. Times are in seconds; what is not given is as the workflow has it."""
 
-    max_attempts: int | None = Field(default=None, ge=1, le=1000)
+    max_attempts: Whole | None = Field(default=None, ge=1, le=1000)
     initial_interval: float | None = Field(default=None, ge=0, le=86_400, allow_inf_nan=False)
     backoff_factor: float | None = Field(default=None, ge=1, le=100, allow_inf_nan=False)
     max_interval: float | None = Field(default=None, ge=0, le=604_800, allow_inf_nan=False)
@@ -81,14 +85,24 @@ class Retry(JsonBody):
 class InvokeBody(JsonBody):
     """What to start: `{"workflow": {"role", "task"}}`, or `{"workflow": name, "input": …}`."""
 
+    # For the document: what `_one_input` checks.
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {"properties": {"workflow": {"type": "string"}}, "required": ["workflow", "input"]},
+                {"properties": {"workflow": {"type": "object"}}, "not": {"required": ["input"]}},
+            ]
+        }
+    )
+
     workflow: Workflow
     input: Any = None
-    thread_id: str | None = None
-    idempotency_key: str | None = None
+    thread_id: Identifier | None = None
+    idempotency_key: Identifier | None = None
     if_busy: IfBusy = "enqueue"
     retry: Retry | None = None
-    queue: str = "flow"
-    priority: int = Field(default=0, ge=-(2**31), lt=2**31)
+    queue: Annotated[str, WithJsonSchema(_QUEUE)] = "flow"
+    priority: Whole = Field(default=0, ge=-(2**31), lt=2**31)
     start_at: Time | None = None
     timeout_seconds: float = Field(default=30.0, ge=0, le=3600, allow_inf_nan=False)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
+from pydantic import WithJsonSchema
 from starlette.responses import Response
 
 from orchestrator.api.auth import Organization
+from orchestrator.api.body import IDENTIFIER
 from orchestrator.api.views import (
     AsciiJsonResponse,
     activity_view,
@@ -31,7 +33,7 @@ async def list_runs(
     request: Request,
     organization: Organization,
     status: Annotated[list[RunStatus] | None, Query()] = None,
-    workflow: str | None = None,
+    workflow: Annotated[str | None, Query(), WithJsonSchema(IDENTIFIER)] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     cursor: Annotated[str | None, Query(max_length=500)] = None,
 ) -> Response:

@@ -83,6 +83,7 @@ def run_status(run: Run) -> dict[str, Any]:
         "startedAt": time_of(run.started_at),
         "updatedAt": time_of(run.updated_at),
         "completedAt": time_of(run.completed_at),
+        **({} if run.left_at is None else {"leftAt": time_of(run.left_at)}),
     }
 
 

@@ -27,28 +27,32 @@ __all__ = ["router"]
 # Tells OpenAPI of the token; `_check_token` asks for it.
 _BEARER = HTTPBearer(scheme_name="worker", description="WORKER_TOKEN", auto_error=False)
 router = APIRouter(prefix=WELL_KNOWN, dependencies=[Depends(_BEARER)])
-_MESSAGE: dict[str, Any] = {
-    "type": "object",
-    "required": ["kind", "id", "name"],
-    "properties": {
-        "kind": {"enum": ["flow", "step"]},
-        "id": {"type": "string", "format": "uuid"},
-        "name": {"type": "string"},
-        "queue": {"type": "string"},
-        "priority": {"type": "integer"},
-        "run_at": {"type": ["string", "null"], "format": "date-time"},
-    },
-}
-_DOCUMENTED: dict[str, Any] = {"requestBody": {"required": True, "content": {"application/json": {"schema": _MESSAGE}}}}
 
 
-@router.post("/flow", openapi_extra=_DOCUMENTED)
+def _documented(kind: Literal["flow", "step"]) -> dict[str, Any]:
+    """What OpenAPI is to say of the messages of a kind."""
+    message = {
+        "type": "object",
+        "required": ["kind", "id", "name"],
+        "properties": {
+            "kind": {"const": kind},
+            "id": {"type": "string", "format": "uuid"},
+            "name": {"type": "string"},
+            "queue": {"type": "string"},
+            "priority": {"type": "integer"},
+            "run_at": {"type": ["string", "null"], "format": "date-time"},
+        },
+    }
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": message}}}}
+
+
+@router.post("/flow", openapi_extra=_documented("flow"))
 async def flow(request: Request) -> Response:
     """Drive a pending run to the end of an attempt; 200 when that is over, or was not needed."""
     return await _work(request, "flow")
 
 
-@router.post("/step", openapi_extra=_DOCUMENTED)
+@router.post("/step", openapi_extra=_documented("step"))
 async def step(request: Request) -> Response:
     """Run a pending step; 200 when that is over, or was not needed."""
     return await _work(request, "step")

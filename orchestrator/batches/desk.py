@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic
 
@@ -50,13 +50,17 @@ class Desk:
         await self.stores.batches.enter(self.batch_id, self.state)
         await self.show()
 
-    async def each(self, *states: DocumentState) -> AsyncIterator[DocumentRow]:
-        """The documents in these states, in their order, a page at a time."""
+    async def advance(
+        self, was: DocumentState, work: Callable[[Sequence[DocumentRow]], Awaitable[list[DocumentRow]]], *, at_once: int
+    ) -> None:
+        """Do `work` with the documents in one state, in their order, so many at once: what it returns is kept."""
         after = -1
-        while rows := await self.stores.batches.documents(self.batch_id, states=states, after=after, limit=_PAGE):
-            for row in rows:
-                yield row
-                self.passed()
+        while rows := await self.stores.batches.documents(self.batch_id, states=[was], after=after, limit=_PAGE):
+            for first in range(0, len(rows), at_once):
+                group = rows[first : first + at_once]
+                await self.stores.batches.advance(self.batch_id, was, await work(group))
+                for _ in group:
+                    self.passed()
                 await self.show_now_and_then()
             after = rows[-1].position
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -26,7 +26,7 @@ from orchestrator.batches.model import BatchState, DocumentRow, DocumentState
 from orchestrator.batches.rows.store import BatchRow
 from orchestrator.batches.validation import as_extraction, check_extraction
 from orchestrator.errors import InvalidRequestError, NoAttemptError
-from orchestrator.runs.model import CHILDREN_SIGNAL, Json
+from orchestrator.runs.model import CHILDREN_SIGNAL, Json, Run
 from orchestrator.workflows.extraction.errors import DocumentError
 from orchestrator.workflows.extraction.records import Extraction
 
@@ -36,6 +36,10 @@ BATCH = "batch"
 EXTRACTION = "extraction"
 
 _READ_AT_ONCE = 4
+# Runs that are started together share a statement; their texts are held as long.
+_STARTED_AT_ONCE = 8
+# Each holds a connection of the pool.
+_DONE_AT_ONCE = 4
 # What a document can be at fault for; anything else is the batch's trouble, and has it tried again.
 _FAULTS = (ValueError, KeyError, TypeError, InvalidRequestError, psycopg.DataError)
 
@@ -123,8 +127,11 @@ class _Extract:
         desk = Desk.of(BatchState.EXTRACTING)
         await desk.enter()
         corpus = Corpus(desk.given, self._root)
-        async for row in desk.each(DocumentState.PENDING):
-            await self._start(desk, corpus, row)
+
+        async def start(rows: Sequence[DocumentRow]) -> list[DocumentRow]:
+            return await asyncio.gather(*(self._start(desk, corpus, row) for row in rows))
+
+        await desk.advance(DocumentState.PENDING, start, at_once=_STARTED_AT_ONCE)
         while await desk.stores.runs.await_children(desk.batch_id):
             # Also where someone answers too early: then some are left, and it waits again.
             interrupt({"signal": CHILDREN_SIGNAL})
@@ -132,24 +139,23 @@ class _Extract:
         return {"extracting": await desk.leave()}
 
     @staticmethod
-    async def _start(desk: Desk, corpus: Corpus, row: DocumentRow) -> None:
+    async def _start(desk: Desk, corpus: Corpus, row: DocumentRow) -> DocumentRow:
+        """The document once its run was started. Those of a group are started in one statement."""
         client = desk.attempt.client
         if client is None or row.run_id is None:
             raise NoAttemptError("extract")
         try:
-            # Read again, so that no more than one text is held: what is there now counts.
+            # Read again, so that no more than a few texts are held: what is there now counts.
             read = await asyncio.to_thread(corpus.read, row)
         except DocumentError as exc:
-            error = failure(exc, desk.state)
-            await desk.stores.batches.advance(desk.batch_id, row.key, DocumentState.FAILED, error)
-            return
-        payload: dict[str, Json] = {"text": read.text, "title": read.title}
+            return replace(row, state=DocumentState.FAILED, error=failure(exc, desk.state))
+        payload: dict[str, Json] = {"text": read.text, "title": read.title, "whole": True}
         if desk.given.throttle_s:
             payload |= {"throttleSeconds": desk.given.throttle_s}
         name = hashlib.sha256(row.key.encode()).hexdigest()[:32]
         key = f"batch {desk.batch_id} {name} {read.content_hash[:32]}"
         await client.start_child(desk.attempt.run, EXTRACTION, payload, run_id=row.run_id, idempotency_key=key)
-        await desk.stores.batches.started(desk.batch_id, row.key, read.content_hash, read.title)
+        return replace(row, state=DocumentState.EXTRACTING, content_hash=read.content_hash, title=read.title)
 
 
 async def _resolve(state: BatchOutput) -> BatchOutput:
@@ -201,13 +207,18 @@ async def _go_through(state: BatchState, begin: DocumentState, end: DocumentStat
     """Do `work` with each document in one state of its own, which brings it into the next; the counts."""
     desk = Desk.of(state)
     await desk.enter()
-    async for row in desk.each(begin):
-        child = await desk.stores.runs.get(str(row.run_id))
-        error = None
+
+    async def done(row: DocumentRow, child: Run) -> DocumentRow:
         try:
             await work(desk, row, as_extraction(child.output), child.input["text"])
         except _FAULTS as exc:
-            error = failure(exc, state)
-        reached = end if error is None else DocumentState.FAILED
-        await desk.stores.batches.advance(desk.batch_id, row.key, reached, error)
+            return replace(row, state=DocumentState.FAILED, error=failure(exc, state))
+        return replace(row, state=end)
+
+    async def all_done(rows: Sequence[DocumentRow]) -> list[DocumentRow]:
+        children = await desk.stores.runs.get_many([str(row.run_id) for row in rows])
+        by_id = {child.run_id: child for child in children}
+        return await asyncio.gather(*(done(row, by_id[str(row.run_id)]) for row in rows))
+
+    await desk.advance(begin, all_done, at_once=_DONE_AT_ONCE)
     return await desk.leave()

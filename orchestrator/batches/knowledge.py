@@ -255,6 +255,22 @@ class KnowledgeStore(Protocol):
         """The first mentions, by batch, document and place. Raises `EntityNotFoundError`."""
         ...
 
+    async def surfaces(self, entity_ids: Sequence[str]) -> dict[str, list[str]]:
+        """For each of these entities, as they are listed, the ways in which documents write it, sorted."""
+        ...
+
+    async def places(
+        self, entity_ids: Sequence[str], *, batch_id: str | None = None, limit: int = 20
+    ) -> dict[str, list[Provenance]]:
+        """`provenance` of many, as they are listed: at most `limit` for each."""
+        ...
+
+    async def statements(
+        self, relation_ids: Sequence[str], *, batch_id: str | None = None, limit: int = 20
+    ) -> dict[str, list[Statement]]:
+        """`evidence` of many: at most `limit` for each."""
+        ...
+
     async def explain(self, entity_id: str, *, organization: str | None = None) -> Explanation:
         """Raises `EntityNotFoundError`."""
         ...

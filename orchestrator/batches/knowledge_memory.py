@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TypeVar
 
 from orchestrator.batches.knowledge import (
@@ -98,6 +98,19 @@ class MemoryKnowledgeStore(KnowledgeSteps):
             if row.entity_id in members
         ]
         return sorted(found, key=lambda one: (one.batch_id, one.document_key, one.start, one.end))[:limit]
+
+    async def surfaces(self, entity_ids: Sequence[str]) -> dict[str, list[str]]:
+        return {each: sorted({one.surface for one in (await self.explain(each)).aliases}) for each in entity_ids}
+
+    async def places(
+        self, entity_ids: Sequence[str], *, batch_id: str | None = None, limit: int = 20
+    ) -> dict[str, list[Provenance]]:
+        return {each: await self.provenance(each, batch_id=batch_id, limit=limit) for each in entity_ids}
+
+    async def statements(
+        self, relation_ids: Sequence[str], *, batch_id: str | None = None, limit: int = 20
+    ) -> dict[str, list[Statement]]:
+        return {each: await self.evidence(each, batch_id=batch_id, limit=limit) for each in relation_ids}
 
     async def explain(self, entity_id: str, *, organization: str | None = None) -> Explanation:
         rows, root = self._root(entity_id, organization)

@@ -88,7 +88,7 @@ class MemoryRows:
             for block in own:
                 self._by_block[block].add(one.entity_id)
 
-    async def replace_aliases(self, document: Document, rows: Collection[AliasRow]) -> None:
+    async def replace_aliases(self, document: Document, rows: Collection[AliasRow], *, had: bool) -> None:
         mine = self._document(document)
         for sign, group in ((-1, mine.aliases), (1, rows)):
             for row in group:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -64,10 +64,7 @@ class PostgresKnowledgeStore(KnowledgeSteps):
         if not _is_uuid(relation_id):
             return []
         given = {"relation_id": relation_id, "batch_id": batch_id, "organization_id": organization, "limit": limit}
-        return [
-            Statement(str(row["batch_id"]), row["document_key"], row["span_start"], row["span_end"], row["sentence"])
-            for row in await self._ask("evidence", **given)
-        ]
+        return [_statement(row) for row in await self._ask("evidence", **given)]
 
     async def entity(self, entity_id: str, *, organization: str | None = None) -> KnownEntity:
         root, owner = await self._root(entity_id, organization)
@@ -81,10 +78,27 @@ class PostgresKnowledgeStore(KnowledgeSteps):
     ) -> list[Provenance]:
         root, _ = await self._root(entity_id, organization)
         rows = await self._ask("provenance", root_id=root, batch_id=batch_id, limit=limit)
-        return [
-            Provenance(str(row["batch_id"]), row["document_key"], row["span_start"], row["span_end"], row["text"])
-            for row in rows
-        ]
+        return [_provenance(row) for row in rows]
+
+    async def surfaces(self, entity_ids: Sequence[str]) -> dict[str, list[str]]:
+        rows = await self._ask("surfaces_of_entities", ids=list(entity_ids))
+        return {str(row["root_id"]): sorted(row["surfaces"]) for row in rows}
+
+    async def places(
+        self, entity_ids: Sequence[str], *, batch_id: str | None = None, limit: int = 20
+    ) -> dict[str, list[Provenance]]:
+        found: dict[str, list[Provenance]] = {}
+        for row in await self._ask("places_of_entities", ids=list(entity_ids), batch_id=batch_id, limit=limit):
+            found.setdefault(str(row["root_id"]), []).append(_provenance(row))
+        return found
+
+    async def statements(
+        self, relation_ids: Sequence[str], *, batch_id: str | None = None, limit: int = 20
+    ) -> dict[str, list[Statement]]:
+        found: dict[str, list[Statement]] = {}
+        for row in await self._ask("statements_of_relations", ids=list(relation_ids), batch_id=batch_id, limit=limit):
+            found.setdefault(str(row["listed_id"]), []).append(_statement(row))
+        return found
 
     async def explain(self, entity_id: str, *, organization: str | None = None) -> Explanation:
         entity = await self.entity(entity_id, organization=organization)
@@ -156,6 +170,14 @@ class PostgresKnowledgeStore(KnowledgeSteps):
 def _entity(row: DictRow, organization: str) -> KnownEntity:
     spellings = list(zip(row["names"], row["types"], row["mentions"], strict=True))
     return entity_of(str(row["entity_id"]), organization, spellings, row["documents"])
+
+
+def _provenance(row: DictRow) -> Provenance:
+    return Provenance(str(row["batch_id"]), row["document_key"], row["span_start"], row["span_end"], row["text"])
+
+
+def _statement(row: DictRow) -> Statement:
+    return Statement(str(row["batch_id"]), row["document_key"], row["span_start"], row["span_end"], row["sentence"])
 
 
 def _is_uuid(text: str) -> bool:

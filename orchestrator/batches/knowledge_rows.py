@@ -80,8 +80,9 @@ class PostgresRows:
                 blocks=["{" + ",".join(map(str, own)) + "}" for own in blocks],
             )
 
-    async def replace_aliases(self, document: Document, rows: Collection[AliasRow]) -> None:
-        await self._ask("remove_aliases", **_of(document))
+    async def replace_aliases(self, document: Document, rows: Collection[AliasRow], *, had: bool) -> None:
+        if had:
+            await self._ask("remove_aliases", **_of(document))
         kept = sorted(rows)
         await self._ask(
             "add_aliases",

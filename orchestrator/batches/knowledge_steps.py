@@ -91,7 +91,9 @@ class Rows(Protocol):
         """Those that are not there yet."""
         ...
 
-    async def replace_aliases(self, document: Document, rows: Collection[AliasRow]) -> None: ...
+    async def replace_aliases(self, document: Document, rows: Collection[AliasRow], *, had: bool) -> None:
+        """`had` says whether there are any to replace."""
+        ...
 
     async def replace_mentions(self, document: Document, rows: Sequence[MentionRow]) -> None: ...
 
@@ -176,15 +178,17 @@ async def _resolve(rows: Rows, document: Document, sightings: Sequence[Sighting]
     fresh = [one for one in (known | new).values() if not one.seen]
     blocks = {block for one in fresh for block in block_hashes(one)} | {_hash("block", f"f:{form}") for form in forms}
     await rows.lock(_stripes(document.organization, blocks))
-    made = sorted(new.values(), key=lambda one: one.key)
-    await rows.add_spellings(made, [block_hashes(one) for one in made])
-    # Some may have been made by another document while this one waited, and are linked then.
-    spellings = await _by_key(rows, by_key)
+    spellings = known
+    if fresh or forms:
+        made = sorted(new.values(), key=lambda one: one.key)
+        await rows.add_spellings(made, [block_hashes(one) for one in made])
+        # Some may have been made by another document while this one waited, and are linked then.
+        spellings = await _by_key(rows, by_key)
     after = alias_rows(sightings, _ids(spellings))
     if after != before:
-        await rows.replace_aliases(document, after)
-    await _link(rows, document, [one for one in spellings.values() if not one.seen], forms)
-    now = await _by_key(rows, by_key)
+        await rows.replace_aliases(document, after, had=bool(before))
+    linked = await _link(rows, document, [one for one in spellings.values() if not one.seen], forms)
+    now = await _by_key(rows, by_key) if linked else spellings
     return {one.local_id: now[one.key].root_id for one in sightings}
 
 
@@ -195,14 +199,16 @@ def _forms_in_question(before: set[AliasRow], after: set[AliasRow]) -> set[str]:
     return changed | {row.normal for row in before if row.entity_id not in kept}
 
 
-async def _link(rows: Rows, document: Document, fresh: Sequence[Spelling], forms: set[str]) -> None:
+async def _link(rows: Rows, document: Document, fresh: Sequence[Spelling], forms: set[str]) -> bool:
+    """Link what is new to what was there; whether there was anything to look at."""
     concerned = await _concerned(rows, fresh, forms)
     if not concerned:
-        return
+        return False
     await rows.lock([_hash("links", document.organization)])
     fresh_ids = {one.entity_id for one in fresh}
     hood = await _hood(rows, fresh_ids | concerned)
     await _apply(rows, document.batch_id, plan(hood, fresh_ids, forms))
+    return True
 
 
 async def _concerned(rows: Rows, fresh: Sequence[Spelling], forms: set[str]) -> set[str]:

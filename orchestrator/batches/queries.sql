@@ -250,6 +250,51 @@ SELECT mention.batch_id, mention.document_key, mention.span_start, mention.span_
  ORDER BY mention.batch_id, mention.document_key COLLATE "C", mention.span_start, mention.span_end, mention.mention_id
  LIMIT %(limit)s;
 
+-- name: places_of_entities
+-- The first mentions of each of some entities.
+SELECT wanted.root_id, place.*
+  FROM unnest(%(ids)s::uuid[]) AS wanted (root_id)
+ CROSS JOIN LATERAL (
+    SELECT mention.batch_id, mention.document_key, mention.span_start, mention.span_end, mention.text
+      FROM {schema}.knowledge_entity AS member
+      JOIN {schema}.knowledge_mention AS mention ON mention.entity_id = member.entity_id
+     WHERE member.root_id = wanted.root_id
+       AND (%(batch_id)s::uuid IS NULL OR mention.batch_id = %(batch_id)s::uuid)
+     ORDER BY mention.batch_id, mention.document_key COLLATE "C", mention.span_start, mention.span_end,
+              mention.mention_id
+     LIMIT %(limit)s) AS place;
+
+-- name: statements_of_relations
+-- The first places that state each of some relations, as `evidence` finds them.
+SELECT asked.relation_id AS listed_id, place.*
+  FROM {schema}.knowledge_relation AS asked
+  JOIN {schema}.knowledge_entity AS one ON one.entity_id = asked.subject_id
+  JOIN {schema}.knowledge_entity AS other ON other.entity_id = asked.object_id
+ CROSS JOIN LATERAL (
+    SELECT evidence.batch_id, evidence.document_key, evidence.span_start, evidence.span_end, evidence.sentence
+      FROM {schema}.knowledge_entity AS subject
+      JOIN {schema}.knowledge_relation AS relation
+        ON relation.organization_id = asked.organization_id AND relation.kind = asked.kind
+       AND coalesce(relation.subject_id, '00000000-0000-0000-0000-000000000000'::uuid) = subject.entity_id
+       AND relation.predicate = asked.predicate
+      JOIN {schema}.knowledge_entity AS object
+        ON object.entity_id = relation.object_id AND object.root_id = other.root_id
+      JOIN {schema}.knowledge_evidence AS evidence ON evidence.relation_id = relation.relation_id
+     WHERE subject.root_id = one.root_id
+       AND (%(batch_id)s::uuid IS NULL OR evidence.batch_id = %(batch_id)s::uuid)
+     ORDER BY evidence.batch_id, evidence.document_key COLLATE "C", evidence.span_start, evidence.span_end,
+              evidence.evidence_id
+     LIMIT %(limit)s) AS place
+ WHERE asked.relation_id = ANY(%(ids)s::uuid[]);
+
+-- name: surfaces_of_entities
+-- The ways in which documents write each of some entities.
+SELECT member.root_id, array_agg(DISTINCT alias.surface) AS surfaces
+  FROM {schema}.knowledge_entity AS member
+  JOIN {schema}.knowledge_alias AS alias ON alias.entity_id = member.entity_id
+ WHERE member.root_id = ANY(%(ids)s::uuid[])
+ GROUP BY member.root_id;
+
 -- name: aliases_of_entity
 -- The ways in which documents write an entity.
 SELECT alias.surface, alias.normal, bool_or(alias.spelled_out) AS spelled_out,

@@ -158,16 +158,17 @@ class _Walk:
             if self.root is not None and not _is_below(name, self.root):
                 # The way here may lead through a link, such as one to the root itself.
                 name = real
-            if self.root is not None and _is_below(name, self.root):
-                name = os.path.relpath(name, self.root)
+            if self.root is not None:
+                # One that leads out keeps the name it was given by: where the root is, is nobody's business.
+                name = os.path.relpath(name, self.root) if _is_below(name, self.root) else os.fspath(path)
         except (OSError, ValueError) as exc:
-            name = _printable(given)
+            name = _printable(os.fspath(path))
             return Source(name, Path(path), None, error=UnreadableDocumentError(f"cannot read {name!r}: {reason(exc)}"))
         return _Place(_printable(Path(name).as_posix()), real, is_named=True)
 
     def _visit(self, place: _Place) -> Iterator[Source]:
         if self.root is not None and not _is_below(place.real, self.root):
-            yield self._source(place, None, _outside(place.name, self.root))
+            yield self._source(place, None, _outside(place.name))
         elif place.real not in self.seen:
             if os.path.isdir(place.real):
                 self.seen.add(place.real)
@@ -216,8 +217,8 @@ def _is_below(path: str, directory: str) -> bool:
     return path == directory or path.startswith(directory.rstrip(os.sep) + os.sep)
 
 
-def _outside(name: str, root: str) -> DocumentLinkError:
-    return DocumentLinkError(f"{name!r} leads out of the root {root!r}")
+def _outside(name: str) -> DocumentLinkError:
+    return DocumentLinkError(f"{name!r} leads out of the directory of documents")
 
 
 def _unknown(place: _Place) -> DocumentError:
@@ -242,7 +243,7 @@ def open_source(source: Source) -> BinaryIO:
     try:
         # Listed long ago, perhaps: what is at the path now may be another thing.
         if source.root is not None and not _is_below(os.path.realpath(source.path), str(source.root)):
-            raise _outside(name, str(source.root))
+            raise _outside(name)
         # Asked before opening too: opening alone rewinds a tape.
         _check_regular(name, os.stat(source.path))
         descriptor = os.open(source.path, _OPEN_FLAGS)

@@ -11,7 +11,7 @@ from urllib.parse import quote
 from orchestrator.api.views import batch_view, document_view, run_status
 from orchestrator.batches.flow import BATCH
 from orchestrator.batches.service import find_batch, list_documents, view_batch
-from orchestrator.cli.http import get_json, post_json
+from orchestrator.cli.http import get_json, get_parts, post_json
 from orchestrator.cli.run_source import accept
 from orchestrator.errors import DatabaseUnavailableError, RemoteError
 from orchestrator.logs import setup_logging
@@ -80,6 +80,12 @@ class ServerBatches:
     async def documents(self, batch_id: str, *, after: int, failed: bool) -> dict[str, Any]:
         query = {"after": after, "failed": failed, "limit": _PAGE}
         return accept(*await get_json(self.url, f"{_path(batch_id)}/documents", query, token=self.token))
+
+    async def exported(self, batch_id: str, format_: str) -> AsyncIterator[bytes]:
+        """The batch's export in parts. Raises `RemoteError`, also where it breaks off."""
+        path = f"{_path(batch_id)}/export?format={format_}"
+        async for part in get_parts(self.url, path, token=self.token):
+            yield part
 
     async def retry(self, batch_id: str) -> dict[str, Any]:
         """Start a batch of the documents that failed."""

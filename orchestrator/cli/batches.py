@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from orchestrator.batches.flow import BATCH, build_batch
+from orchestrator.batches.formats import FORMATS, exported
 from orchestrator.batches.service import find_batch, retry_batch, start_batch
 from orchestrator.batches.stores import require_support, stores_of
 from orchestrator.cli.batch_progress import follow_batch
@@ -30,13 +31,12 @@ if TYPE_CHECKING:
 
 __all__ = ["check_out", "export_batch", "extract", "retry_failed", "show_batch", "show_batches", "watch_batch"]
 
-_FORMATS = (".jsonld", ".graphml", ".svg")
-
 
 def check_out(out: Path | None) -> None:
     """Raise `InvalidRequestError` for a file that nothing could be written to, before any work is done."""
-    if out is not None and out.suffix not in _FORMATS:
-        raise InvalidRequestError(f"--out takes a file that ends in {', '.join(_FORMATS)}, not {str(out)!r}")
+    suffixes = [f".{each}" for each in FORMATS]
+    if out is not None and out.suffix not in suffixes:
+        raise InvalidRequestError(f"--out takes a file that ends in {', '.join(suffixes)}, not {str(out)!r}")
     if out is not None and not out.absolute().parent.is_dir():
         raise InvalidRequestError(f"--out {str(out)!r} is in no directory that is there")
 
@@ -96,9 +96,12 @@ async def watch_batch(batch_id: str, *, url: str | None, token: str | None, as_j
     return _ended(batch, as_json=as_json)
 
 
-async def export_batch(batch_id: str, out: Path) -> int:
+async def export_batch(batch_id: str, out: Path, *, url: str | None, token: str | None) -> int:
     """Write what a batch found to a file."""
     check_out(out)
+    if url:
+        await _written(out, ServerBatches(url, token).exported(batch_id, out.suffix.removeprefix(".")))
+        return 0
     require_support()
     setup_logging(level="ERROR")
     async with open_run_store(stored_settings()) as store:
@@ -137,18 +140,23 @@ def _ended(batch: dict[str, Any], *, as_json: bool) -> int:
 
 
 async def _export(knowledge: KnowledgeStore, organization: str, batch_id: str, out: Path) -> None:
-    from orchestrator.batches.export import graphml, json_ld
-    from orchestrator.batches.picture import draw_knowledge
+    [wanted] = [each for each in FORMATS if out.suffix == f".{each}"]
+    parts = exported(knowledge, organization, batch_id, wanted)
+    await _written(out, (part.encode() async for part in parts))
 
-    with out.open("w", encoding="utf-8") as file:
-        if out.suffix == ".jsonld":
-            async for part in json_ld(knowledge, organization, batch_id):
+
+async def _written(out: Path, parts: AsyncIterator[bytes]) -> None:
+    """Write a file beside, and put it in its place once it is whole."""
+    partial = out.with_name(f"{out.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            async for part in parts:
                 file.write(part)
-        elif out.suffix == ".graphml":
-            for line in await graphml(knowledge, organization, batch_id):
-                file.write(f"{line}\n")
-        else:
-            file.write(await draw_knowledge(knowledge, organization, batch_id))
+        partial.replace(out)
+    except OSError as exc:
+        raise InvalidRequestError(f"--out {str(out)!r} can't be written: {exc.strerror}") from exc
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _print_batch(batch: dict[str, Any]) -> None:

@@ -53,11 +53,13 @@ def watch(batch_id: BatchId, url: Url = None, token: Token = None, as_json: AsJs
 def export(
     batch_id: BatchId,
     out: Annotated[Path, typer.Option("--out", help="Where to write: a .jsonld, .graphml or .svg file.")],
+    url: Url = None,
+    token: Token = None,
 ) -> None:
-    """Write the entities and relations of a batch to a file. Needs the database."""
+    """Write the entities and relations of a batch to a file. One that is there stays until the new one is whole."""
     from orchestrator.cli.batches import export_batch
 
-    finish(export_batch(batch_id, out))
+    finish(export_batch(batch_id, out, url=url, token=token))
 
 
 @batches.command("retry")

@@ -11,7 +11,8 @@ from pydantic import SecretStr
 from rich.console import Console
 from rich.table import Table
 
-from checkpointer import PooledPostgresSaver, SchemaError, SettingsError, open_saver
+from checkpointer import SchemaError, SettingsError
+from checkpointer.factory import open_postgres
 from checkpointer.migrations import MIGRATIONS as CHECKPOINTER_MIGRATIONS
 from checkpointer.postgres import schema as tables
 from checkpointer.postgres.embedded import embedded_server
@@ -79,9 +80,7 @@ async def store_whole() -> int:
             "Set it to whole in every process first, then run this"
         )
     changed = 0
-    async with open_saver(settings) as saver:
-        if not isinstance(saver, PooledPostgresSaver):
-            raise SettingsError("there is nothing to turn back in memory: set USE_POSTGRES_SAVER")
+    async with open_postgres(settings) as saver:
         with Console(stderr=True).status("Starting") as status:
             async for changed in unshare(saver.pool, saver.schema, saver.serde, saver.cipher):
                 status.update(f"{changed} values so far")

@@ -7,14 +7,18 @@ import http.client
 import json
 import urllib.error
 import urllib.request
+from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from orchestrator.errors import InvalidRequestError, RemoteError
 
-__all__ = ["get_json", "open_stream", "post_json"]
+__all__ = ["get_json", "get_parts", "open_stream", "post_json"]
 
 _TIMEOUT_S = 15.0
+# Between two parts of a large answer: a picture, for one, is made before its first byte.
+_EXPORT_TIMEOUT_S = 120.0
+_PART_BYTES = 64 * 1024
 
 
 async def get_json(
@@ -33,6 +37,25 @@ async def post_json(url: str, path: str, body: dict[str, Any], *, token: str | N
         _address(url, path), data=json.dumps(body).encode(), headers=headers, method="POST"
     )
     return await _ask(request, token)
+
+
+async def get_parts(url: str, path: str, *, token: str | None) -> AsyncIterator[bytes]:
+    """The body of `path`, in parts as they come. Raises `RemoteError`, for a refusal with what it says."""
+    request = urllib.request.Request(_address(url, path))  # noqa: S310 - checked by _address
+    if token:
+        request.add_unredirected_header("Authorization", f"Bearer {token}")
+    try:
+        answer = await asyncio.to_thread(urllib.request.urlopen, request, timeout=_EXPORT_TIMEOUT_S)
+        with answer:
+            while part := await asyncio.to_thread(answer.read, _PART_BYTES):
+                yield part
+    except urllib.error.HTTPError as exc:
+        said = _json_of(exc, request)
+        error = said.get("error") if isinstance(said, dict) else None
+        message = error["message"] if isinstance(error, dict) else f"the server answered {exc.code}"
+        raise RemoteError(message) from exc
+    except (OSError, http.client.HTTPException) as exc:
+        raise RemoteError(f"{request.full_url} broke off: {getattr(exc, 'reason', exc)!r}; ask again") from exc
 
 
 def open_stream(
@@ -68,10 +91,14 @@ def _answer(request: urllib.request.Request) -> tuple[int, Any]:
         with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:  # noqa: S310 - checked by _address
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as exc:
-        try:
-            return exc.code, json.load(exc)
-        except ValueError:
-            raise RemoteError(f"{request.full_url} answered {exc.code}, and not in JSON") from exc
+        return exc.code, _json_of(exc, request)
     except (OSError, http.client.HTTPException, ValueError) as exc:
         reason = getattr(exc, "reason", exc)
         raise RemoteError(f"{request.full_url} gave no answer: {reason}; is the server running?") from exc
+
+
+def _json_of(error: urllib.error.HTTPError, request: urllib.request.Request) -> Any:
+    try:
+        return json.load(error)
+    except ValueError:
+        raise RemoteError(f"{request.full_url} answered {error.code}, and not in JSON") from error

@@ -7,7 +7,8 @@ from dataclasses import asdict
 
 from rich.console import Console
 
-from checkpointer import PooledPostgresSaver, SettingsError, open_saver
+from checkpointer import SettingsError
+from checkpointer.factory import open_postgres
 from checkpointer.postgres.reencrypt import Changed, reencrypt
 from orchestrator.logs import setup_logging
 from orchestrator.settings import OrchestratorSettings
@@ -25,9 +26,7 @@ async def change_encryption(*, off: bool, as_json: bool) -> int:
             "and every key that stored values still need behind it"
         )
     changed = Changed()
-    async with open_saver(settings) as saver:
-        if not isinstance(saver, PooledPostgresSaver):
-            raise SettingsError("re-encrypting needs PostgreSQL: set USE_POSTGRES_SAVER")
+    async with open_postgres(settings) as saver:
         with Console(stderr=True).status("Starting") as status:
             async for changed in reencrypt(saver.pool, saver.schema, saver.serde, saver.cipher, seal=not off):
                 status.update(_sentence(changed, "so far"))

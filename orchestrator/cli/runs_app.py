@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -130,3 +131,72 @@ def fork_run(
     from orchestrator.cli.control import fork
 
     finish(fork(run_id, checkpoint_id, payload, url=url, token=token, as_json=as_json))
+
+
+MovesFile = Annotated[Path, typer.Argument(metavar="FILE", help="A file of runs; compressed where it ends in .zst.")]
+
+
+@runs.command("export")
+def export_runs(
+    file: MovesFile,
+    active: Annotated[bool, typer.Option("--active", help="Every unfinished run: which ones to export.")] = False,
+    leave: Annotated[
+        bool, typer.Option("--leave", help="Take them out of PostgreSQL: from then on, only the file drives them.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many; change and write nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write unfinished runs with their threads' checkpoints to a file, for a server with MEMORY_SNAPSHOT=FILE.
+
+    Without --leave it is a copy. With it, workers are locked out of the runs first; killed half-way, run it again.
+    """
+    from orchestrator.cli.moves import count_exportable
+    from orchestrator.cli.moves import export_runs as export
+
+    if not active:
+        raise typer.BadParameter("say which runs to export: --active")
+    finish(count_exportable(as_json=as_json) if dry_run else export(file, leaves=leave, as_json=as_json))
+
+
+@runs.command("import")
+def import_runs(
+    file: MovesFile,
+    retire: Annotated[
+        bool, typer.Option("--retire", help="Rename it to FILE.imported once all of it is in: no server starts on it.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Bring runs into PostgreSQL from a file that an export, or a server with MEMORY_SNAPSHOT, has written.
+
+    Safe to repeat: what is back already is not touched. Exit code 1 where a run could not come in.
+    """
+    from orchestrator.cli.moves import import_file
+
+    finish(import_file(file, retires=retire, as_json=as_json))
+
+
+@runs.command("reclaim")
+def reclaim_runs(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many.")] = False, as_json: AsJson = False
+) -> None:
+    """Let runs that left go on in PostgreSQL as they left, where no file has what became of them.
+
+    For when the server that had them in memory was killed. What they did there since is done again.
+    """
+    from orchestrator.cli.moves import reclaim_runs as reclaim
+
+    finish(reclaim(dry_run=dry_run, as_json=as_json))
+
+
+@runs.command("verify")
+def verify_runs(
+    file: MovesFile,
+    url: Annotated[
+        str | None, typer.Option("--url", help="Also that the server there, which has started on it, has its runs.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check a file of runs from its first line to its checksum, and say what it holds."""
+    from orchestrator.cli.moves import verify_file
+
+    finish(verify_file(file, url, as_json=as_json))

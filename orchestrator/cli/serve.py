@@ -24,6 +24,7 @@ from orchestrator.engine.graphs import Graph
 from orchestrator.engine.schedules import Schedule
 from orchestrator.engine.service import Orchestrator
 from orchestrator.errors import ServeError
+from orchestrator.exporting import exporting, stop_exporting
 from orchestrator.logs import setup_logging
 from orchestrator.opening import Role, open_orchestrator
 from orchestrator.settings import OrchestratorSettings
@@ -43,7 +44,7 @@ def serve_graphs(path: Path | None, *, host: str | None, port: int | None, works
     overrides: dict[str, Any] = {"host": host, "port": port}
     overrides = {name: value for name, value in overrides.items() if value is not None}
     settings = OrchestratorSettings(**overrides)
-    setup_logging(settings.log_format, settings.log_level)
+    setup_logging(settings.log_format, settings.log_level, access=settings.log_access, secrets=settings.secrets())
     if not works and not settings.use_postgres_saver:
         raise SettingsError(
             "--no-worker leaves the runs to other processes, which need PostgreSQL for that: set USE_POSTGRES_SAVER"
@@ -51,7 +52,7 @@ def serve_graphs(path: Path | None, *, host: str | None, port: int | None, works
     graphs = all_graphs(settings, file)
     role = Role("serve" if works else "serve --no-worker", works=works)
     schedules = file.schedules if file else ()
-    with _bound(settings.host, settings.port) as listener:
+    with _bound(settings.host, settings.port) as listener, exporting():
         return asyncio.run(_Serving(settings, graphs, listener, role, schedules).until_signal())
 
 
@@ -113,6 +114,7 @@ class _Serving:
             _log.info("[WorkflowOrchestrator] stopped before it was serving")
         if self._orchestrator is not None and self._orchestrator.cut_off:
             # A node that blocks its thread would keep the process until it returns; its run is handed back.
+            stop_exporting()
             logging.shutdown()
             os._exit(0)
         return 0
@@ -125,7 +127,7 @@ class _Serving:
             config = uvicorn.Config(
                 create_app(orchestrator),
                 log_config=None,
-                access_log=False,
+                access_log=self._settings.log_access,
                 lifespan="off",
                 server_header=False,
                 timeout_graceful_shutdown=_ANSWER_WITHIN_S,

@@ -18,6 +18,7 @@ from orchestrator.engine.graph_file import GraphFile
 from orchestrator.engine.graphs import Graph
 from orchestrator.engine.schedules import Schedule
 from orchestrator.engine.service import Orchestrator
+from orchestrator.exporting import exporting, stop_exporting
 from orchestrator.logs import setup_logging
 from orchestrator.opening import Role, open_orchestrator
 from orchestrator.queues.proxies import HttpProxy
@@ -35,7 +36,7 @@ def work(path: Path | None, *, concurrency: int | None, queues: str, app_url: st
         file.apply_environment()
     overrides: dict[str, Any] = {"app_url": app_url} if app_url else {}
     settings = OrchestratorSettings(**overrides)
-    setup_logging(settings.log_format, settings.log_level)
+    setup_logging(settings.log_format, settings.log_level, secrets=settings.secrets())
     if not settings.use_postgres_saver:
         raise SettingsError(
             "a worker takes runs that other processes started, which are in PostgreSQL: set USE_POSTGRES_SAVER"
@@ -49,7 +50,8 @@ def work(path: Path | None, *, concurrency: int | None, queues: str, app_url: st
     graphs: Mapping[str, Graph] = {} if role.proxy else all_graphs(settings, file)
     # Without graphs it can't start runs either; the server that has them looks at its own schedules.
     schedules = file.schedules if file and not role.proxy else ()
-    return asyncio.run(_until_signal(settings, graphs, role, schedules))
+    with exporting():
+        return asyncio.run(_until_signal(settings, graphs, role, schedules))
 
 
 def _proxy(settings: OrchestratorSettings, file: GraphFile | None) -> HttpProxy | None:
@@ -115,5 +117,6 @@ def _leave(orchestrator: Orchestrator, role: Role) -> None:
     if orchestrator.cut_off or role.proxy:
         # A node that blocks its thread would keep the process until it returns; its run is handed back. So would a
         # call whose answer is not there yet; its run is the other server's.
+        stop_exporting()
         logging.shutdown()
         os._exit(0)

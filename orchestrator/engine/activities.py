@@ -65,6 +65,7 @@ class ActivityRecorder:
         Raises `DatabaseUnavailableError` where what it told before can't be seen to be written.
         """
         async with self._writing:
+            trail.leave()
             self._untold.pop(trail.key, None)
             if trail.unconfirmed is not None and not trail.is_closed:
                 await self._write([trail])
@@ -199,6 +200,11 @@ class ActivityTrail:
         elif event["id"] not in self._done_before:
             self._begun(event["id"], event["name"])
 
+    def leave(self) -> None:
+        """Record that the attempt ends: LangGraph tells of no end of a task that waits for a step, or was cut off."""
+        for task_id in list(self._open):
+            self._ended({"id": task_id, "error": None, "interrupts": ()}, ActivityStatus.INTERRUPTED)
+
     def _begun(self, task_id: str, activity: str) -> None:
         run = self._run
         activity = _storable(activity)
@@ -208,15 +214,15 @@ class ActivityTrail:
         self._noted(note)
         _log.info("[WorkflowOrchestrator] run %s activity %s started", run.run_id, activity)
 
-    def _ended(self, event: Mapping[str, Any]) -> None:
+    def _ended(self, event: Mapping[str, Any], status: ActivityStatus | None = None) -> None:
         begun = self._open.pop(event["id"], None)
         if begun is None:
             return
         ended = monotonic()
         error, interrupts = event["error"], event["interrupts"]
-        status = (
-            ActivityStatus.FAILED if error else ActivityStatus.INTERRUPTED if interrupts else ActivityStatus.COMPLETED
-        )
+        if status is None:
+            stopped = ActivityStatus.INTERRUPTED if interrupts else ActivityStatus.COMPLETED
+            status = ActivityStatus.FAILED if error else stopped
         self.interrupts += interrupts
         run = self._run
         # A new note: the first one may be on its way to the database.

@@ -10,6 +10,7 @@ from orchestrator.engine.pushing import Pusher, push_run
 from orchestrator.runs.jsonable import check_payload
 from orchestrator.runs.model import Json, Run
 from orchestrator.runs.store import NewRun, RunStore
+from orchestrator.tracing import caller
 
 __all__ = ["Children"]
 
@@ -39,6 +40,7 @@ class Children:
             parent_run_id=parent.run_id,
             batch_id=parent.run_id,
             priority=parent.priority,
+            trace_context=caller(workflow),
         )
         created = await self.store.create(new)
         await push_run(self.pusher, self.store, created.run)

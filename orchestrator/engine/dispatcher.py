@@ -23,7 +23,7 @@ from orchestrator.engine.executor import Executor
 from orchestrator.engine.points import reached
 from orchestrator.engine.settlements import Settlements
 from orchestrator.errors import DatabaseUnavailableError
-from orchestrator.metrics import LEASES_LOST
+from orchestrator.metrics import LEASES_LOST, observe_wait
 from orchestrator.runs.model import Run
 from orchestrator.runs.store import RunStore
 
@@ -34,6 +34,8 @@ _log = logging.getLogger(__name__)
 # Runs under way at once in one process; the others stay pending.
 MAX_ACTIVE_RUNS = 1000
 _CLAIM_AT_ONCE = 200
+# Of the room for runs of batches, this part is free before it is filled again.
+_BATCHED_SHARE = 3
 _SHOWN_HARMLESS_AFTER_S = 5.0
 
 
@@ -89,6 +91,7 @@ class Dispatcher:
         self._filling: asyncio.Task[None] | None = None
         self._fill_again = False
         self._backlog = False
+        self._backlog_batched = False
         self._draining = False
         self.on_lost: Callable[[str], None] = _ignore
 
@@ -116,6 +119,7 @@ class Dispatcher:
         known = self._attempts.get(run.run_id)
         if known is not None and known.run.epoch >= run.epoch:
             return
+        observe_wait(run.created_at, run.start_at, run.started_at, run.updated_at)
         control = RunControl()
         task = asyncio.create_task(self._executor.execute(run, control), name=f"run {run.run_id}")
         attempt = _Attempt(run, control, task)
@@ -138,8 +142,8 @@ class Dispatcher:
         if (run.is_last_chance and self._has_last_chance()) or not await self._slot():
             return None
         if run.batch_id is not None and self._takes and self._room() < 1:
-            # It stays pending, and is taken from the table when one of those under way has ended.
-            self._backlog = self._seek_batched = True
+            # It stays pending, and is taken from the table when some of those under way have ended.
+            self._backlog_batched = self._seek_batched = True
             return None
         self._reserved += 1
         self._batched_claims += run.batch_id is not None
@@ -177,7 +181,7 @@ class Dispatcher:
         """`fill`, now that a run of a batch is pending; costs nothing while there is no room for it."""
         self._seek_batched = True
         if self._room() < 1:
-            self._backlog = True
+            self._backlog_batched = True
         else:
             self.fill()
 
@@ -278,7 +282,7 @@ class Dispatcher:
         """Take up runs of batches, as far as there is room for them."""
         if not self._seek_batched:
             return
-        self._seek_batched = False
+        self._seek_batched = self._backlog_batched = False
         limit = max(min(self._free(), self._room(), _CLAIM_AT_ONCE), 0)
         self._batched_claims += limit
         try:
@@ -287,8 +291,8 @@ class Dispatcher:
             self._batched_claims -= limit
         self._drive_all(runs)
         if len(runs) == limit:
-            # There may be more of them, for when one of those under way has ended.
-            self._backlog = self._seek_batched = True
+            # There may be more of them, for when some of those under way have ended.
+            self._backlog_batched = self._seek_batched = True
 
     def _drive_all(self, runs: Sequence[Run]) -> None:
         for run in runs:
@@ -332,7 +336,8 @@ class Dispatcher:
             self.on_lost(run_id)
         self._wake_one()
         # Those that queue behind it on its thread are said to be free; here it is about the slot.
-        if self._backlog:
+        # Runs of batches are short, and taken up by several at a time: a statement for each would cost as much as each.
+        if self._backlog or (self._backlog_batched and self._room() >= -(-self._batched // _BATCHED_SHARE)):
             self.fill()
 
 

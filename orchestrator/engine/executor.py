@@ -33,17 +33,20 @@ from orchestrator.engine.activities import ActivityRecorder, ActivityTrail
 from orchestrator.engine.attempt import Client, under_way
 from orchestrator.engine.graphs import CompiledWorkflow, GraphRegistry
 from orchestrator.engine.loading import Begin, LostRunError, Rest, config_of, describe_wait, load
+from orchestrator.engine.placing import MEMORY, place
 from orchestrator.engine.points import reached
 from orchestrator.engine.pushing import Pusher
 from orchestrator.engine.retry import override, pause_before_retry
 from orchestrator.engine.showing import showing
-from orchestrator.errors import DatabaseUnavailableError, MissingNodeError
+from orchestrator.errors import DatabaseUnavailableError, MissingNodeError, ThreadLostError
+from orchestrator.logs import about_run
 from orchestrator.metrics import RUN_SECONDS, RUNS
 from orchestrator.runs.failure import describe_failure
 from orchestrator.runs.jsonable import to_json
 from orchestrator.runs.model import Request, Run, RunStatus
 from orchestrator.runs.signals import match_signals
 from orchestrator.runs.store import Outcome, RunStore
+from orchestrator.tracing import attempting, with_activities
 
 __all__ = ["Executor"]
 
@@ -63,6 +66,7 @@ class _Progress:
     checkpoint_id: str | None = None
     left_over: bool = False
     shows_saves: bool = False
+    saver: str = ""
 
     def take(self, mode: str, event: Any) -> None:
         if mode == "values":
@@ -91,6 +95,13 @@ class Executor:
 
     async def execute(self, run: Run, control: RunControl) -> Run | None:
         """Run a claimed attempt to its end and return the row; None where the run is no longer ours."""
+        with about_run(run), attempting(run) as span:
+            stored = await self._execute(run, control)
+            if span is not None:
+                span.ended(stored)
+        return stored
+
+    async def _execute(self, run: Run, control: RunControl) -> Run | None:
         _log.info(
             "[WorkflowOrchestrator] run %s of %s on thread %s started (attempt %d)",
             run.run_id,
@@ -101,11 +112,12 @@ class Executor:
         workflow = self.graphs[run.workflow_type]
         trail = ActivityTrail(run, self.recorder, workflow.graph.nodes, self.secrets)
         # The saver tells what it has committed; LangGraph's own in memory does not.
-        progress = _Progress(trail, shows_saves=isinstance(self.saver, InMemorySaver))
+        progress = _Progress(trail, shows_saves=isinstance(self.saver, InMemorySaver), saver=run.saver)
         try:
             outcome = await self._attempt(run, workflow, control, progress)
             reached("attempted", run.run_id)
             stored = await self._finish(run, outcome, progress)
+            stored = stored and replace(stored, saver=progress.saver)
         except (StaleWriterError, LostRunError):
             stored = None
         reached("finished", run.run_id)
@@ -119,7 +131,8 @@ class Executor:
         config = config_of(run, workflow)
         try:
             with under_way(run, self.store, self.pusher, self.client):
-                begin = await load(run, workflow, self.saver, self.store, config)
+                progress.saver = await place(run, self.saver, self.store)
+                begin = await load(run, workflow, workflow.saver(self.saver), self.store, config)
                 reached("loaded", run.run_id)
                 if isinstance(begin, Rest):
                     return Outcome(
@@ -130,7 +143,7 @@ class Executor:
                         seen_signals=run.signal_count,
                     )
                 with showing(progress.trail, config) as shown:
-                    await _stream(workflow, begin, shown, control, progress)
+                    await _stream(workflow, begin, with_activities(shown, self.secrets), control, progress)
             return await self._ended(run, workflow, progress)
         except (StaleWriterError, LostRunError):
             raise
@@ -141,6 +154,8 @@ class Executor:
             return Outcome(RunStatus.PENDING, current_activity=progress.trail.current)
         except MissingNodeError as exc:
             return self._failed(run, exc, progress, _LOOK_FOR_NODE_EVERY_S)
+        except ThreadLostError as exc:
+            return self._failed(run, exc, progress, None)
         except asyncio.CancelledError as exc:
             if (task := asyncio.current_task()) and task.cancelling():
                 raise
@@ -192,9 +207,10 @@ class Executor:
 
     async def _finish(self, run: Run, outcome: Outcome, progress: _Progress) -> Run | None:
         told = await _until_stored("finishing a run", lambda: self.recorder.last(progress.trail))
-        if outcome.last_checkpoint_id is None and isinstance(self.saver, InMemorySaver):
+        if outcome.last_checkpoint_id is None and progress.saver == MEMORY:
             # With PostgreSQL the statement that ends the attempt looks it up.
-            head = await self.saver.aget_tuple({"configurable": {"thread_id": run.checkpoint_thread_id}})
+            saver = self.graphs[run.workflow_type].saver(self.saver)
+            head = await saver.aget_tuple({"configurable": {"thread_id": run.checkpoint_thread_id}})
             outcome = replace(outcome, last_checkpoint_id=head and head.config["configurable"]["checkpoint_id"])
         try:
             return await _until_stored("finishing a run", lambda: self.store.finish(run, outcome, told))

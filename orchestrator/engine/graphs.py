@@ -65,6 +65,11 @@ class CompiledWorkflow:
     retry: RetryPolicy = DEFAULT_RETRY
     upgrades: Sequence[Upgrade] = ()
 
+    def saver(self, default: BaseCheckpointSaver[Any]) -> BaseCheckpointSaver[Any]:
+        """The graph's saver: the one in use, which may also rebuild the types that the graph's state declares."""
+        own = self.graph.checkpointer
+        return own if isinstance(own, BaseCheckpointSaver) else default
+
 
 class GraphRegistry(Mapping[str, CompiledWorkflow]):
     """The workflows of this process. Looking up a name that is not there raises `UnknownWorkflowError`."""

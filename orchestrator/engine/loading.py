@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 from langgraph.pregel import Pregel
@@ -76,7 +77,7 @@ async def load(
     Raises `MissingNodeError`, `CheckpointNotFoundError` for a fork's, `LostRunError`, and the saver's errors.
     """
     if run.attempt == 1 and run.fork_checkpoint_id is None and not _has_history(run, workflow):
-        return Begin(run.input, resumed=False)
+        return Begin(_own(run.input), resumed=False)
     head = await saver.aget_tuple(config)
     is_ours = head is not None and head.metadata.get("run_id") == run.run_id
     if not is_ours and run.fork_checkpoint_id is not None:
@@ -84,17 +85,22 @@ async def load(
         head = await fork_thread(parent.checkpoint_thread_id, run.fork_checkpoint_id, workflow.graph, saver, config)
         is_ours = True
     if head is None:
-        return Begin(run.input, resumed=False)
+        return Begin(_own(run.input), resumed=False)
     # Before the upgrade: a worker of the older version, which has the node, is to find its own state.
     if is_ours and (missing := await _missing_nodes(workflow.graph, head, saver)):
         raise MissingNodeError(workflow.name, missing)
     if workflow.upgrades:
         head = await upgrade_state(workflow, saver, config, head)
     if not is_ours:
-        return Begin(run.input, resumed=False)
+        return Begin(_own(run.input), resumed=False)
     if run.input is not None and is_untouched(head, run.fork_checkpoint_id):
-        return Begin(Command(update=run.input), resumed=True)
+        return Begin(Command(update=_own(run.input)), resumed=True)
     return await _resume(run, workflow, store, config, head)
+
+
+def _own(value: Json) -> Json:
+    """A copy of a run's input: a state that is one value is changed in place, by LangGraph itself at an interrupt()."""
+    return orjson.loads(orjson.dumps(value))
 
 
 def _has_history(run: Run, workflow: CompiledWorkflow) -> bool:
@@ -107,7 +113,7 @@ async def _resume(
 ) -> Begin | Rest:
     breakpoints = workflow.graph.interrupt_before_nodes
     if not breakpoints and not any(channel == _INTERRUPT for _, channel, _ in head.pending_writes or ()):
-        return Begin(run.input, resumed=True)
+        return Begin(_own(run.input), resumed=True)
     snapshot = await workflow.graph.aget_state(config, subgraphs=True)
     signals = await store.signals(run.run_id) if run.signal_count else []
     waits = _pending(snapshot)
@@ -115,14 +121,14 @@ async def _resume(
     rest = Rest([describe_wait(*wait) for wait in waits.items()], to_json(snapshot.values), checkpoint_id)
     if not waits:
         stops = set(snapshot.next) if breakpoints == "*" else set(snapshot.next) & set(breakpoints)
-        return rest if stops and not _let_past(signals, checkpoint_id) else Begin(run.input, resumed=True)
+        return rest if stops and not _let_past(signals, checkpoint_id) else Begin(_own(run.input), resumed=True)
     matched = match_signals({key: awaited_signal(value) for key, value in waits.items()}, signals)
     if matched:
         await _hand_over(run, store, matched)
         return Begin(Command(resume={key: signal.payload for key, signal in matched.items()}), resumed=True)
     # What neither ran nor waits is still to be run.
     idle = [task for task in snapshot.tasks if not task.interrupts and task.result is None]
-    return Begin(run.input, resumed=True) if idle else rest
+    return Begin(_own(run.input), resumed=True) if idle else rest
 
 
 async def _hand_over(run: Run, store: RunStore, matched: Mapping[str, Signal]) -> None:

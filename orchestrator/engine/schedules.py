@@ -25,7 +25,7 @@ from orchestrator.engine.service import Orchestrator
 from orchestrator.engine.ticker import Ticker
 from orchestrator.errors import ClosingError, IdempotencyConflictError, InvalidRequestError, QueueError
 from orchestrator.runs.jsonable import check_payload
-from orchestrator.runs.model import Json, check_identifier, check_organization
+from orchestrator.runs.model import Json, check_identifier, check_organization, check_queue
 from orchestrator.settings import DEFAULT_ORGANIZATION
 
 __all__ = ["MAX_GRACE_S", "Clock", "Schedule", "Scheduler"]
@@ -73,7 +73,7 @@ class Schedule:
                 raise InvalidRequestError(f"grace_s takes 0 to {MAX_GRACE_S:g} seconds, not {self.grace_s}")
             check_payload(self.payload)
             check_organization(self.organization_id)
-            check_identifier("queue", self.queue)
+            check_queue(self.queue)
             if self.thread_id is not None:
                 check_identifier("thread id", self.thread_id)
         except QueueError:

@@ -38,6 +38,7 @@ from orchestrator.errors import (
 )
 from orchestrator.progress.hub import EventHub
 from orchestrator.runs.events import Event
+from orchestrator.runs.failure import spellings
 from orchestrator.runs.jsonable import check_payload
 from orchestrator.runs.model import (
     STEP_SIGNAL,
@@ -47,12 +48,14 @@ from orchestrator.runs.model import (
     check_identifier,
     check_organization,
     check_priority,
+    check_queue,
     check_start,
     new_run_id,
 )
 from orchestrator.runs.signals import RESUME_SIGNAL, NewSignal
 from orchestrator.runs.store import Created, IfBusy, NewRun, RunStore
 from orchestrator.settings import DEFAULT_ORGANIZATION, OrchestratorSettings
+from orchestrator.tracing import caller
 
 __all__ = ["Orchestrator"]
 
@@ -88,7 +91,8 @@ class Orchestrator(Reading):
         self._hub = EventHub(store)
         self._work = work
         children = Children(store, graphs, settings.run_max_attempts, work.pusher)
-        executor = Executor(store, graphs, saver, self._recorder, settings.secrets(), work.pusher, children)
+        secrets = spellings(settings.secrets())
+        executor = Executor(store, graphs, saver, self._recorder, secrets, work.pusher, children)
         self._dispatcher = Dispatcher(
             store,
             executor,
@@ -102,7 +106,7 @@ class Orchestrator(Reading):
             batched=settings.worker_concurrency,
         )
         children.on_started = self._dispatcher.fill_batched
-        self._steps = StepRunner(store, owner, settings.run_max_attempts, settings.secrets())
+        self._steps = StepRunner(store, owner, settings.run_max_attempts, secrets)
         self.recovery = Recovery(
             store,
             self._dispatcher,
@@ -180,10 +184,11 @@ class Orchestrator(Reading):
             thread_id=None if thread_id is None else check_identifier("thread id", thread_id),
             idempotency_key=None if idempotency_key is None else check_identifier("idempotency key", idempotency_key),
             retry=retry_numbers(retry) if retry else None,
-            queue=check_identifier("queue", queue),
+            queue=check_queue(queue, self.settings.job_prefix),
             priority=check_priority(priority),
             start_at=check_start(start_at),
             parent_run_id=parent_run_id,
+            trace_context=caller(workflow),
         )
         return await self._create(new, if_busy)
 
@@ -341,6 +346,7 @@ class Orchestrator(Reading):
             retry=parent.retry,
             parent_run_id=parent.run_id,
             fork_checkpoint_id=checkpoint_id,
+            trace_context=caller(parent.workflow_type),
         )
         return (await self._create(new, "enqueue")).run
 

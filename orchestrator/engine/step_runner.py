@@ -23,6 +23,7 @@ from orchestrator.engine.points import reached
 from orchestrator.engine.retry import pause_before_retry
 from orchestrator.engine.steps import STEPS, as_step_json
 from orchestrator.errors import DatabaseUnavailableError, ExitError, InvalidPayloadError, StepNotFoundError
+from orchestrator.logs import about_step
 from orchestrator.runs.failure import describe_failure
 from orchestrator.runs.model import Json
 from orchestrator.runs.steps import Step, StepEnd, StepStatus
@@ -87,7 +88,8 @@ class StepRunner:
             message = f"the worker was lost {step.losses} times in step {step.name}; see RUN_MAX_ATTEMPTS"
             return StepEnd(StepStatus.FAILED, error={"type": "AttemptsExhaustedError", "message": message})
         try:
-            result = await _call(step)
+            with about_step(step):
+                result = await _call(step)
         except asyncio.CancelledError as exc:
             if (task := asyncio.current_task()) and task.cancelling():
                 raise

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 import traceback
 from collections.abc import Iterable
 from types import TracebackType
+from urllib.parse import quote, quote_plus
 
 from orchestrator.runs.model import Json
 
-__all__ = ["black_out", "describe_failure"]
+__all__ = ["black_out", "describe_failure", "spellings"]
 
+SHORTEST_SECRET = 4
 MAX_MESSAGE_CHARS = 2_000
 MAX_TRACEBACK_CHARS = 8_000
 _MACHINERY = ("orchestrator.engine.", "langgraph.", "langchain_core.", "asyncio.", "concurrent.")
@@ -28,8 +31,22 @@ _PATTERNS = (
 )
 
 
+def spellings(secrets: Iterable[str]) -> list[str]:
+    """The secrets as they are, and as URLs, `repr` in a traceback, and JSON have them; the longest first.
+
+    A secret of under four characters is left out: it stands in too many texts that have nothing to do with it.
+    """
+    spelled: set[str] = set()
+    for secret in secrets:
+        if len(secret) >= SHORTEST_SECRET:
+            spelled |= {secret, quote(secret, ""), quote(secret), quote_plus(secret)}
+            spelled |= {repr(secret)[1:-1], json.dumps(secret)[1:-1]}
+    # One may be part of another.
+    return sorted(spelled, key=len, reverse=True)
+
+
 def describe_failure(error: BaseException, secrets: Iterable[str] = ()) -> dict[str, Json]:
-    """`{"type", "message", "traceback"}`; `secrets` are values to black out wherever they stand."""
+    """`{"type", "message", "traceback"}`; `secrets` are what to black out wherever it stands (`spellings`)."""
     known = sorted({secret for secret in secrets if secret}, key=len, reverse=True)
     kind = type(error)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

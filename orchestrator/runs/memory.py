@@ -6,16 +6,18 @@ No method awaits, so each is atomic on its event loop. The rows are in `memory_r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from orchestrator.errors import IllegalTransitionError, ThreadBusyError, ThreadMovedOnError
 from orchestrator.runs.activity import ActivityStatus
+from orchestrator.runs.carried import CarriedRun
 from orchestrator.runs.events import RunNotes
-from orchestrator.runs.memory_rows import age, holds, is_due
+from orchestrator.runs.memory_rows import age, holds, is_due, order
 from orchestrator.runs.memory_steps import MemorySteps
-from orchestrator.runs.model import FINAL, Json, Request, Run, RunStatus, require_transition
+from orchestrator.runs.model import FINAL, UNFINISHED, Json, Request, Run, RunStatus, require_transition
 from orchestrator.runs.signals import RESUME_SIGNAL, NewSignal
 from orchestrator.runs.store import Absent, Created, IfBusy, NewRun, Outcome, require_same
 
@@ -31,10 +33,14 @@ class MemoryRunStore(MemorySteps):
         self._lease_s = lease_s
         self._keys: dict[tuple[str, str, str], str] = {}
         self._pushed: dict[str, datetime] = {}
+        # How often each run that was carried in has left PostgreSQL.
+        self._moves: dict[str, int] = {}
 
     async def create(self, new: NewRun, *, if_busy: IfBusy = "enqueue", owner: int | None = None) -> Created:
         if existing := self._find_same(new):
             return require_same(existing, new)
+        if new.batch_id is not None and (batch := self._runs.get(new.batch_id)) and batch.is_final:
+            return require_same(None, new)
         key = new.organization_id, new.thread_id or new.run_id
         others = self._unfinished(key)
         if others and if_busy == "reject":
@@ -72,6 +78,7 @@ class MemoryRunStore(MemorySteps):
             queue=new.queue,
             priority=new.priority,
             start_at=new.start_at,
+            trace_context=new.trace_context,
             saver="MemorySaver",
             created_at=now,
             updated_at=now,
@@ -208,6 +215,42 @@ class MemoryRunStore(MemorySteps):
         error = {"type": "AttemptsExhaustedError", "message": message}
         return self._move(row, RunStatus.FAILED, epoch=epoch, losses=losses, error=error)
 
+    def carry_in(self, carried: Iterable[CarriedRun]) -> None:
+        """Take runs over from elsewhere, before any is driven. One that was under way there is pending here."""
+        for each in sorted(carried, key=lambda each: age(each.run)):
+            run = _at_rest(each.run)
+            self._runs[run.run_id] = run
+            self._threads[run.thread_key].append(run.run_id)
+            if run.idempotency_key is not None:
+                self._keys[run.organization_id, run.workflow_type, run.idempotency_key] = run.run_id
+            fence = self._fences[run.checkpoint_thread_id]
+            self._fences[run.checkpoint_thread_id] = max(fence, run.epoch)
+            self._activities[run.run_id] = {(one.attempt, one.task_id): one for one in each.activities}
+            self._events[run.run_id] = list(each.events)
+            self._moves[run.run_id] = each.moves
+            if run.status in UNFINISHED:
+                self._open[run.run_id] = None
+                if run.batch_id is not None:
+                    self._children[run.batch_id].add(run.run_id)
+            self._carry_mail_in(each)
+            self._carry_steps_in(each)
+
+    def carry_out(self) -> Iterator[CarriedRun]:
+        """All runs with what belongs to them, those of one thread together, oldest first; nothing is taken away."""
+        hooks, steps = self._hooks_by_run(), self._steps_by_run()
+        for ids in self._threads.values():
+            for run in sorted(map(self._row, ids), key=age):
+                yield CarriedRun(
+                    run=_at_rest(run),
+                    moves=self._moves.get(run.run_id, 0),
+                    awaits_children=run.run_id in self._await_children,
+                    signals=self._kept(run.run_id),
+                    hooks=hooks.get(run.run_id, ()),
+                    steps=steps.get(run.run_id, ()),
+                    activities=sorted(self._activities.get(run.run_id, {}).values(), key=order),
+                    events=list(self._events.get(run.run_id, ())),
+                )
+
     async def wake_due(self) -> int:
         now = datetime.now(UTC)
         suspended = [run for run in map(self._row, self._open) if run.status is RunStatus.SUSPENDED]
@@ -262,14 +305,19 @@ class MemoryRunStore(MemorySteps):
 
     async def cancel(self, run_id: str) -> Run:
         row = self._row(run_id)
-        if row.status is RunStatus.CANCELLED:
-            return row
-        require_transition(row.status, RunStatus.CANCELLED)
-        cancelled = self._cancel(row, None)
+        if row.status is not RunStatus.CANCELLED:
+            require_transition(row.status, RunStatus.CANCELLED)
+            self._cancel_now(row, None)
+        error: dict[str, Json] = {"type": "CancelledError", "message": "the batch was cancelled"}
+        for child in sorted(self._children[run_id]):
+            self._cancel_now(self._row(child), error)
+        return self._row(run_id)
+
+    def _cancel_now(self, row: Run, error: dict[str, Json] | None) -> None:
+        cancelled = self._cancel(row, error)
         self._tell(cancelled)
         if row.status is RunStatus.RUNNING:
             self._tell_asked([cancelled])
-        return cancelled
 
 
 def _heeded(row: Run, outcome: Outcome) -> RunStatus:
@@ -287,6 +335,12 @@ def _heeded(row: Run, outcome: Outcome) -> RunStatus:
         case RunStatus.SUSPENDED if asked_to_rest:
             return RunStatus.PAUSED
     return outcome.status
+
+
+def _at_rest(run: Run) -> Run:
+    """The run as nobody drives it."""
+    status = RunStatus.PENDING if run.status is RunStatus.RUNNING else run.status
+    return replace(run, status=status, saver="MemorySaver", lease_owner=None, lease_until=None, left_at=None)
 
 
 def _was_last(row: Run, run: Run) -> bool:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 
 from orchestrator.errors import HookNotFoundError, IllegalTransitionError
+from orchestrator.runs.carried import CarriedHook, CarriedRun
 from orchestrator.runs.memory_rows import MemoryRows, holds
 from orchestrator.runs.model import CHILDREN_SIGNAL, Json, Run, RunStatus
 from orchestrator.runs.signals import (
@@ -161,3 +162,20 @@ class MemoryMailbox(MemoryRows):
 
     def _kept(self, run_id: str) -> list[Signal]:
         return list(self._signals.get(run_id, {}).values())
+
+    def _carry_mail_in(self, carried: CarriedRun) -> None:
+        for signal in carried.signals:
+            # Numbers of its own: those given here must come after, whatever a database has counted to.
+            kept = replace(signal, signal_id=next(self._signal_ids))
+            self._signals[signal.run_id][kept.signal_id] = kept
+        for each in carried.hooks:
+            self._hooks[each.hook.token] = _KnownHook(each.hook, each.key, each.uses)
+            self._hook_keys[each.hook.run_id, each.key] = each.hook.token
+        if carried.awaits_children:
+            self._await_children.add(carried.run.run_id)
+
+    def _hooks_by_run(self) -> dict[str, list[CarriedHook]]:
+        found: defaultdict[str, list[CarriedHook]] = defaultdict(list)
+        for each in self._hooks.values():
+            found[each.hook.run_id].append(CarriedHook(each.hook, each.key, each.uses))
+        return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -14,7 +15,7 @@ from orchestrator.runs.events import Event, RunNotes
 from orchestrator.runs.model import FINAL, UNFINISHED, Json, Run, RunStatus
 from orchestrator.runs.store import Cursor, Listener, Notice, RunFilter, RunPage
 
-__all__ = ["MemoryRows", "age", "holds", "is_due"]
+__all__ = ["MemoryRows", "age", "holds", "is_due", "order"]
 
 
 class MemoryRows:
@@ -37,6 +38,9 @@ class MemoryRows:
     async def get(self, run_id: str) -> Run:
         return self._row(run_id)
 
+    async def get_many(self, run_ids: Sequence[str]) -> list[Run]:
+        return [self._runs[run_id] for run_id in run_ids if run_id in self._runs]
+
     async def latest_of_thread(self, organization_id: str, thread_id: str) -> Run:
         ids = self._threads.get((organization_id, thread_id))
         if not ids:
@@ -54,7 +58,7 @@ class MemoryRows:
         return RunPage(found, None)
 
     async def activities(self, run_id: str) -> list[Activity]:
-        return sorted(self._activities.get(run_id, {}).values(), key=_order)
+        return sorted(self._activities.get(run_id, {}).values(), key=order)
 
     def _row(self, run_id: str) -> Run:
         try:
@@ -85,12 +89,16 @@ class MemoryRows:
         return [run for run in running if run.lease_owner == owner]
 
     async def events_after(self, run_id: str, after: int, *, limit: int = 500) -> list[Event]:
-        return self._events[run_id][after : after + limit]
+        events = self._events[run_id]
+        # Not by position alone: the events of a run that came from elsewhere may begin later.
+        start = bisect_right(events, after, key=lambda event: event.number)
+        return events[start : start + limit]
 
     def _add_event(self, run_id: str, kind: str, data: dict[str, Json], age_s: float = 0.0) -> None:
         at = datetime.now(UTC) - timedelta(seconds=age_s)
         events = self._events[run_id]
-        events.append(Event(run_id, len(events) + 1, kind, data, at))
+        number = events[-1].number + 1 if events else 1
+        events.append(Event(run_id, number, kind, data, at))
 
     def _show(self, told: RunNotes) -> None:
         row = self._runs.get(told.run_id)
@@ -225,7 +233,8 @@ def holds(row: Run | None, run: Run) -> bool:
     return (row.lease_owner, row.epoch) == (run.lease_owner, run.epoch)
 
 
-def _order(activity: Activity) -> tuple[datetime, int, str]:
+def order(activity: Activity) -> tuple[datetime, int, str]:
+    """What activities are ordered by."""
     return activity.started_at, activity.attempt, activity.task_id
 
 

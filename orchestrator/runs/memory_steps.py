@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from orchestrator.errors import RunNotFoundError, StepNotFoundError
+from orchestrator.runs.carried import CarriedRun
 from orchestrator.runs.memory_mailbox import MemoryMailbox
 from orchestrator.runs.model import UNFINISHED
 from orchestrator.runs.signals import NewSignal
@@ -102,6 +104,26 @@ class MemorySteps(MemoryMailbox):
     def _keep_step(self, step: Step) -> Step:
         self._steps[step.step_id] = step
         return step
+
+    def _carry_steps_in(self, carried: CarriedRun) -> None:
+        for each in carried.steps:
+            self._step_keys[each.run_id, each.key] = each.step_id
+            # As if sent now: its message is lost, and it is sent again when that is seen.
+            self._step_pushed[each.step_id] = datetime.now(UTC)
+            self._keep_step(_at_rest(each))
+
+    def _steps_by_run(self) -> dict[str, list[Step]]:
+        found: defaultdict[str, list[Step]] = defaultdict(list)
+        for step in self._steps.values():
+            found[step.run_id].append(_at_rest(step))
+        return found
+
+
+def _at_rest(step: Step) -> Step:
+    """The step as nobody runs it; an attempt that was under way does not count."""
+    if step.status is not StepStatus.RUNNING:
+        return step
+    return replace(step, status=StepStatus.PENDING, attempt=step.attempt - 1, lease_owner=None)
 
 
 def _is_due(step: Step) -> bool:

@@ -41,6 +41,7 @@ __all__ = [
     "check_identifier",
     "check_organization",
     "check_priority",
+    "check_queue",
     "check_start",
     "may_become",
     "new_run_id",
@@ -55,6 +56,9 @@ STEP_SIGNAL = "step:"
 # The name of the signal by which the database tells a run that all the runs it has started are over.
 CHILDREN_SIGNAL = "children"
 MAX_IDENTIFIER_CHARS = 255
+# With JOB_PREFIX.
+MAX_QUEUE_CHARS = 40
+_QUEUE = re.compile(r"[A-Za-z0-9_.-]+")
 # Control characters (NUL among them), and halves of surrogate pairs, which are no text.
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -118,7 +122,9 @@ class Run:
     claim and takeover, and by the cancelling of a run that is not pending, so whoever acts under an older one is out
     of date. `requested` is what a running or pending run was asked to do at its next checkpoint. `awaiting` lists what
     a waiting run waits for, as `{"interruptId", "signal", "value"}`. `retry` overrides numbers of the workflow's retry
-    policy. Times are the database's, in UTC.
+    policy. `trace_context` is the trace of whoever started it, as headers of W3C Trace Context. With `left_at` the run
+    is driven elsewhere: its row here waits for it to come back (`orchestrator.moves`). Times are the database's, in
+    UTC.
     """
 
     run_id: str
@@ -153,9 +159,11 @@ class Run:
     queue: str = "flow"
     priority: int = 0
     start_at: datetime | None = None
+    trace_context: dict[str, str] | None = None
     last_checkpoint_id: str | None = None
     started_at: datetime | None = None
     completed_at: datetime | None = None
+    left_at: datetime | None = None
 
     @property
     def is_final(self) -> bool:
@@ -223,6 +231,19 @@ def check_identifier(name: str, value: str) -> str:
         raise InvalidRequestError(f"{name} takes 1 to {MAX_IDENTIFIER_CHARS} characters, not {len(value)}")
     if found := _UNPRINTABLE.search(value):
         raise InvalidRequestError(f"{name} can't hold the character {found[0]!r}")
+    return value
+
+
+def check_queue(value: str, prefix: str = "workflow_") -> str:
+    """Return a queue's name that can be used under this JOB_PREFIX, or raise `InvalidRequestError`.
+
+    It becomes part of the name of a channel that PostgreSQL notifies, which has 63 characters at most.
+    """
+    most = MAX_QUEUE_CHARS - len(prefix)
+    if not 0 < len(value) <= most or not _QUEUE.fullmatch(value):
+        raise InvalidRequestError(
+            f"queue takes 1 to {most} letters, digits, dots, dashes and underscores, not {value[:100]!r}"
+        )
     return value
 
 

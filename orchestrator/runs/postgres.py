@@ -91,8 +91,8 @@ class PostgresRunStore(PostgresSteps):
         begun = owner if new.thread_id is None and new.start_at is None else None
         row = await self._create(new, begun) if if_busy != "reject" else await self._create_if_idle(new, begun)
         if row is None:
-            [same] = await self._sender.ask("find_same_run", **_identity(new))
-            created = require_same(run_of(same), new)
+            same = await self._sender.ask("find_same_run", **_identity(new))
+            created = require_same(run_of(same[0]) if same else None, new)
         else:
             created = Created(_created(new, begun, row), is_new=True)
         # Also where the run was made by a request that was sent before, which may not have come this far.
@@ -124,6 +124,7 @@ class PostgresRunStore(PostgresSteps):
                     text(new.queue),
                     integer(new.priority),
                     text(None if new.start_at is None else new.start_at.isoformat()),
+                    _json(new.trace_context),
                     bigint(owner),
                 ),
             )
@@ -149,6 +150,9 @@ class PostgresRunStore(PostgresSteps):
         if not rows:
             raise RunNotFoundError(run_id)
         return run_of(rows[0])
+
+    async def get_many(self, run_ids: Sequence[str]) -> list[Run]:
+        return [run_of(row) for row in await self._sender.ask("get_runs", run_ids=list(run_ids))]
 
     async def latest_of_thread(self, organization_id: str, thread_id: str) -> Run:
         rows = await self._sender.ask("latest_of_thread", organization_id=organization_id, thread_id=thread_id)
@@ -287,7 +291,7 @@ def _identity(new: NewRun) -> dict[str, Any]:
 
 
 def _created(new: NewRun, owner: int | None, row: tuple[Any, ...]) -> Run:
-    _, created_at, lease_until, started_at, _ = row
+    _, created_at, lease_until, started_at, saver, _ = row
     begun = owner is not None
     created_at = created_at.astimezone(UTC)
     return Run(
@@ -307,11 +311,12 @@ def _created(new: NewRun, owner: int | None, row: tuple[Any, ...]) -> Run:
         queue=new.queue,
         priority=new.priority,
         start_at=new.start_at,
+        trace_context=new.trace_context,
         attempt=int(begun),
         epoch=int(begun),
         lease_owner=owner,
         lease_until=_utc(lease_until),
-        saver="PostgresSaver",
+        saver=saver,
         created_at=created_at,
         updated_at=created_at,
         started_at=_utc(started_at),

@@ -20,7 +20,7 @@ from orchestrator.runs.sender import Sender
 from orchestrator.runs.signals import NewSignal
 from orchestrator.runs.steps import NewStep, Step, StepEnd, StepStatus, was_ended_so
 
-__all__ = ["PostgresSteps"]
+__all__ = ["PostgresSteps", "step_of"]
 
 _FIELDS = [field.name for field in fields(Step)]
 
@@ -54,7 +54,7 @@ class PostgresSteps(Requests):
                 job = {**params, "queue_prefix": self._queue_prefix, "arguments": arguments}
                 await self._sender.rows(conn, "push_step", job)
             [row] = await self._sender.rows(conn, "find_step", params)
-            return _step(row)
+            return step_of(row)
 
         try:
             return await self._sender.transaction("calling a step", push)
@@ -66,13 +66,13 @@ class PostgresSteps(Requests):
         rows = await self._sender.ask("get_step", step_id=step_id) if _is_id(step_id) else []
         if not rows:
             raise StepNotFoundError(step_id)
-        return _step(rows[0])
+        return step_of(rows[0])
 
     async def claim_step(self, seen: Step, owner: int) -> Step | None:
         asked: dict[str, Any] = {"step_id": seen.step_id, "attempt": seen.attempt, "owner": owner}
         rows = await self._sender.ask("claim_step", lease_s=self._lease_s, **asked)
         rows = rows or await self._sender.ask("claimed_step_before", **asked)
-        return _step(rows[0]) if rows else None
+        return step_of(rows[0]) if rows else None
 
     async def end_step(self, step: Step, end: StepEnd) -> bool:
         async def finish(conn: Connection) -> bool:
@@ -90,7 +90,7 @@ class PostgresSteps(Requests):
             }
             if not await self._sender.rows(conn, "end_step", params):
                 [row] = await self._sender.rows(conn, "get_step", params)
-                return was_ended_so(_step(row), step, end)
+                return was_ended_so(step_of(row), step, end)
             if end.status is not StepStatus.PENDING and not run.is_final:
                 await self._send(conn, run, NewSignal(step.signal_name, end.as_answer(), step.signal_name))
             return True
@@ -98,10 +98,10 @@ class PostgresSteps(Requests):
         return await self._sender.transaction("ending a step", finish)
 
     async def due_steps(self, *, older_than_s: float) -> list[Step]:
-        return [_step(row) for row in await self._sender.ask("due_steps", older_than_s=older_than_s)]
+        return [step_of(row) for row in await self._sender.ask("due_steps", older_than_s=older_than_s)]
 
     async def take_over_steps(self, owner: int) -> list[Step]:
-        return [_step(row) for row in await self._sender.ask("take_over_steps", owner=owner)]
+        return [step_of(row) for row in await self._sender.ask("take_over_steps", owner=owner)]
 
 
 def _is_id(text: str) -> bool:
@@ -112,7 +112,8 @@ def _is_id(text: str) -> bool:
     return True
 
 
-def _step(row: Mapping[str, Any]) -> Step:
+def step_of(row: Mapping[str, Any]) -> Step:
+    """A row of `workflow_step`."""
     values: dict[str, Json] = {name: row[name] for name in _FIELDS}
     values |= {name: str(row[name]) for name in ("step_id", "run_id")}
     values["status"] = StepStatus(row["status"])

@@ -1,14 +1,19 @@
 -- name: create_runs
--- Adds many runs; adds nothing where an id or an idempotency key is there already. With an owner, the run's first
--- attempt is begun, and the fence of its thread, which is as new as the run.
+-- Adds many runs; adds nothing where an id or an idempotency key is there already, or where the batch is over. With an
+-- owner, the run's first attempt is begun, and the fence of its thread, which is as new as the run.
 WITH added AS (
     INSERT INTO {schema}.workflow_metadata (
         run_id, thread_id, organization_id, workflow_type, workflow_version, input, idempotency_key, max_attempts,
-        retry, parent_run_id, fork_checkpoint_id, batch_id, queue, priority, start_at, saver, status, attempt, epoch,
+        retry, parent_run_id, fork_checkpoint_id, batch_id, queue, priority, start_at, trace_context, saver, status, attempt, epoch,
         lease_owner, lease_until, started_at, claimed_at)
     SELECT n.run_id, n.thread_id, n.organization_id, n.workflow_type, n.workflow_version, n.input::json,
            n.idempotency_key, n.max_attempts, n.retry::json, n.parent_run_id, n.fork_checkpoint_id, n.batch_id, n.queue, n.priority,
-           n.start_at::timestamptz, 'PostgresSaver',
+           n.start_at::timestamptz, n.trace_context::json,
+           -- Where the thread's runs before it were: one that was in memory may have been lost with its process.
+           CASE WHEN n.thread_id = n.run_id::text THEN 'PostgresSaver' ELSE coalesce(
+               (SELECT other.saver FROM {schema}.workflow_metadata AS other
+                 WHERE other.organization_id = n.organization_id AND other.thread_id = n.thread_id
+                 ORDER BY other.created_at DESC, other.run_id DESC LIMIT 1), 'PostgresSaver') END,
            CASE WHEN n.owner IS NULL THEN 'pending' ELSE 'running' END, (n.owner IS NOT NULL)::int,
            (n.owner IS NOT NULL)::int, n.owner,
            CASE WHEN n.owner IS NOT NULL THEN clock_timestamp() + make_interval(secs => %(lease_s)s) END,
@@ -16,18 +21,22 @@ WITH added AS (
            CASE WHEN n.owner IS NOT NULL THEN clock_timestamp() END
       FROM unnest(%(run_id)s, %(thread_id)s, %(organization_id)s, %(workflow_type)s, %(workflow_version)s, %(input)s,
                   %(idempotency_key)s, %(max_attempts)s, %(retry)s, %(parent_run_id)s, %(fork_checkpoint_id)s,
-                  %(batch_id)s, %(queue)s, %(priority)s, %(start_at)s, %(owner)s)
+                  %(batch_id)s, %(queue)s, %(priority)s, %(start_at)s, %(trace_context)s, %(owner)s)
            AS n (run_id, thread_id, organization_id, workflow_type, workflow_version, input, idempotency_key,
-                 max_attempts, retry, parent_run_id, fork_checkpoint_id, batch_id, queue, priority, start_at, owner)
+                 max_attempts, retry, parent_run_id, fork_checkpoint_id, batch_id, queue, priority, start_at, trace_context,
+                 owner)
+     WHERE n.batch_id IS NULL OR EXISTS (
+            SELECT FROM {schema}.workflow_metadata AS batch
+             WHERE batch.run_id = n.batch_id AND batch.status NOT IN ('completed', 'failed', 'cancelled'))
     ON CONFLICT DO NOTHING
     RETURNING run_id, organization_id, thread_id, checkpoint_thread, workflow_type, queue, priority, start_at, status, created_at, lease_until,
-              started_at
+              started_at, saver
 ), fenced AS (
     INSERT INTO {schema}.checkpoint_fences (thread_id, epoch)
     SELECT checkpoint_thread, 1 FROM added WHERE status = 'running' ON CONFLICT DO NOTHING
 )
 {pushed}
-SELECT run_id, created_at, lease_until, started_at, {pushes} FROM added;
+SELECT run_id, created_at, lease_until, started_at, saver, {pushes} FROM added;
 
 -- name: push_flows
 -- Part of a statement that has `added` runs: a job of the postgres queue for each that is to be taken up by a worker.
@@ -69,6 +78,10 @@ SELECT * FROM {schema}.workflow_metadata
 -- One run.
 SELECT * FROM {schema}.workflow_metadata WHERE run_id = %(run_id)s::uuid;
 
+-- name: get_runs
+-- Some runs.
+SELECT * FROM {schema}.workflow_metadata WHERE run_id = ANY (%(run_ids)s::uuid[]);
+
 -- name: latest_of_thread
 -- The newest run of a thread.
 SELECT * FROM {schema}.workflow_metadata
@@ -80,7 +93,8 @@ SELECT * FROM {schema}.workflow_metadata
 SELECT run_id, thread_id, organization_id, workflow_type, workflow_version, status, current_activity,
        NULL::json AS input, NULL::json AS output, error, idempotency_key, batch_id, parent_run_id, attempt,
        max_attempts, epoch, lease_owner, lease_until, retry_at, failures, losses, retry, requested, awaiting,
-       signal_count, fork_checkpoint_id, queue, priority, start_at, saver, last_checkpoint_id, created_at, started_at, updated_at, completed_at
+       signal_count, fork_checkpoint_id, queue, priority, start_at, trace_context, saver, last_checkpoint_id, created_at, started_at,
+       updated_at, completed_at, left_at
   FROM {schema}.workflow_metadata
  WHERE (%(organization_id)s::text IS NULL OR organization_id = %(organization_id)s)
    AND (%(statuses)s::text[] IS NULL OR status = ANY (%(statuses)s))
@@ -94,7 +108,7 @@ SELECT run_id, thread_id, organization_id, workflow_type, workflow_version, stat
 SELECT run.run_id, run.checkpoint_thread
   FROM unnest(%(run_id)s, %(attempt)s, %(epoch)s) AS asked (run_id, attempt, epoch)
   JOIN {schema}.workflow_metadata AS run USING (run_id)
- WHERE run.status = 'pending' AND run.attempt = asked.attempt AND run.epoch = asked.epoch
+ WHERE run.status = 'pending' AND run.left_at IS NULL AND run.attempt = asked.attempt AND run.epoch = asked.epoch
    AND (run.start_at IS NULL OR run.start_at <= clock_timestamp()) AND {first}
    FOR NO KEY UPDATE OF run SKIP LOCKED
 
@@ -103,7 +117,7 @@ SELECT run.run_id, run.checkpoint_thread
 -- queue for a while, which will have told a worker of them. Runs that may lose no further worker are asked for apart,
 -- and so may be those of batches.
 SELECT run.run_id, run.checkpoint_thread FROM {schema}.workflow_metadata AS run
- WHERE run.status = 'pending' AND {kept} AND run.workflow_type = ANY (%(workflows)s)
+ WHERE run.status = 'pending' AND run.left_at IS NULL AND {kept} AND run.workflow_type = ANY (%(workflows)s)
    AND (%(queues)s::text[] IS NULL OR run.queue = ANY (%(queues)s))
    AND (run.start_at IS NULL OR run.start_at <= clock_timestamp() - make_interval(secs => %(older_than_s)s))
    AND (run.attempt > 0 OR run.created_at <= clock_timestamp() - make_interval(secs => %(older_than_s)s))
@@ -113,12 +127,12 @@ SELECT run.run_id, run.checkpoint_thread FROM {schema}.workflow_metadata AS run
 
 -- name: first_in_thread
 -- Part of a claim: it is the run's turn, for its thread is idle and no other pending run of it comes first. One that
--- was begun does, for the thread's last checkpoint is its own; then the oldest.
+-- was begun does, for the thread's last checkpoint is its own; then the oldest. A thread that has left is not idle.
 NOT EXISTS (
     SELECT FROM {schema}.workflow_metadata AS other
      WHERE other.organization_id = run.organization_id AND other.thread_id = run.thread_id
        AND other.run_id <> run.run_id AND other.status IN ('pending', 'running', 'waiting', 'paused', 'suspended')
-       AND (other.status <> 'pending'
+       AND (other.status <> 'pending' OR other.left_at IS NOT NULL
             OR ((other.start_at IS NULL OR other.start_at <= clock_timestamp())
                 AND (other.started_at IS NULL, other.created_at, other.run_id)
                     < (run.started_at IS NULL, run.created_at, run.run_id))))
@@ -385,7 +399,7 @@ SELECT * FROM taken;
 UPDATE {schema}.workflow_metadata AS run SET pushed_at = clock_timestamp()
  WHERE run.run_id IN (
     SELECT run.run_id FROM {schema}.workflow_metadata AS run
-     WHERE run.status = 'pending'
+     WHERE run.status = 'pending' AND run.left_at IS NULL
        AND greatest(run.updated_at, run.start_at, run.pushed_at)
            <= clock_timestamp() - make_interval(secs => %(older_than_s)s)
        AND {first}
@@ -397,7 +411,7 @@ RETURNING run.*;
 UPDATE {schema}.workflow_metadata SET status = 'pending', retry_at = NULL, updated_at = clock_timestamp()
  WHERE run_id IN (
     SELECT run_id FROM {schema}.workflow_metadata
-     WHERE status = 'suspended' AND retry_at <= clock_timestamp() ORDER BY retry_at LIMIT 500
+     WHERE status = 'suspended' AND retry_at <= clock_timestamp() AND left_at IS NULL ORDER BY retry_at LIMIT 500
        FOR NO KEY UPDATE SKIP LOCKED)
 RETURNING run_id;
 
@@ -407,6 +421,29 @@ SELECT other.run_id FROM {schema}.workflow_metadata AS run
   JOIN {schema}.workflow_metadata AS other
     ON other.organization_id = run.organization_id AND other.thread_id = run.thread_id AND other.run_id <> run.run_id
  WHERE run.run_id = %(run_id)s::uuid AND other.started_at > run.started_at LIMIT 1;
+
+-- name: memory_of_thread
+-- What is known of a thread's runs in memory: their last checkpoint, and whether any had one, or was lost before it told.
+SELECT max(last_checkpoint_id) AS head,
+       bool_or(run_id <> %(run_id)s::uuid OR losses > 0 OR last_checkpoint_id IS NOT NULL) AS has_begun
+  FROM {schema}.workflow_metadata
+ WHERE organization_id = %(organization_id)s AND thread_id = %(thread_id)s AND saver = 'MemorySaver'
+   AND started_at IS NOT NULL;
+
+-- name: note_saver
+-- Notes where a thread's checkpoints are, for the one who holds its run: in that, and in those that are to follow it.
+UPDATE {schema}.workflow_metadata AS run SET saver = %(saver)s
+  FROM {schema}.workflow_metadata AS held
+ WHERE held.run_id = %(run_id)s::uuid AND held.epoch = %(epoch)s AND held.status = 'running'
+   AND run.organization_id = held.organization_id AND run.thread_id = held.thread_id
+   AND run.status IN ('pending', 'running', 'waiting', 'paused', 'suspended')
+RETURNING run.run_id;
+
+-- name: rivals
+-- The other processes that are alive: their lock is not free.
+SELECT kind, hostname, pid FROM {schema}.workflow_runner
+ WHERE owner <> %(owner)s AND lease_until > clock_timestamp() AND NOT pg_try_advisory_xact_lock(owner)
+ ORDER BY started_at, owner;
 
 -- name: lock_run
 -- One run, held until the end of the transaction.
@@ -451,12 +488,36 @@ UPDATE {schema}.workflow_metadata AS run
        completed_at = clock_timestamp(), updated_at = clock_timestamp()
  WHERE run.run_id = %(run_id)s::uuid RETURNING run.*;
 
+-- name: cancel_children
+-- Ends some of the unfinished runs of a batch, as cancel_run does. A notice of all of them fits into 8,000 bytes.
+WITH child AS MATERIALIZED (
+    SELECT run_id, checkpoint_thread, status FROM {schema}.workflow_metadata
+     WHERE batch_id = %(run_id)s::uuid AND status IN ('pending', 'running', 'waiting', 'paused', 'suspended')
+     ORDER BY run_id LIMIT 200 FOR NO KEY UPDATE
+), fenced AS (
+    INSERT INTO {schema}.checkpoint_fences AS f (thread_id, epoch)
+    SELECT checkpoint_thread, 1 FROM child WHERE status <> 'pending' ORDER BY checkpoint_thread
+    ON CONFLICT (thread_id) DO UPDATE SET epoch = f.epoch + 1
+    RETURNING f.thread_id, f.epoch
+), ended AS (
+    UPDATE {schema}.workflow_activity AS activity SET status = 'interrupted', ended_at = clock_timestamp()
+      FROM child WHERE activity.run_id = child.run_id AND activity.status = 'running'
+)
+UPDATE {schema}.workflow_metadata AS run
+   SET status = 'cancelled', epoch = coalesce(fenced.epoch, run.epoch), requested = NULL, awaiting = NULL,
+       error = json_build_object('type', 'CancelledError', 'message', 'the batch was cancelled'),
+       lease_owner = NULL, lease_until = NULL, retry_at = NULL,
+       completed_at = clock_timestamp(), updated_at = clock_timestamp()
+  FROM child LEFT JOIN fenced ON fenced.thread_id = child.checkpoint_thread
+ WHERE run.run_id = child.run_id
+RETURNING run.run_id, child.status = 'running' AS was_running;
+
 -- name: supersede
 -- Has a thread's other unfinished runs make way for a newer one: gives those that are resting or have not begun.
 WITH others AS (
     SELECT run_id, status FROM {schema}.workflow_metadata
      WHERE organization_id = %(organization_id)s AND thread_id = %(thread_id)s AND run_id <> %(run_id)s::uuid
-       AND status IN ('pending', 'running', 'waiting', 'paused', 'suspended')
+       AND status IN ('pending', 'running', 'waiting', 'paused', 'suspended') AND left_at IS NULL
        AND (created_at, run_id) < (SELECT created_at, run_id FROM {schema}.workflow_metadata
                                     WHERE run_id = %(run_id)s::uuid)
      ORDER BY run_id FOR NO KEY UPDATE
@@ -567,7 +628,8 @@ UPDATE {schema}.workflow_step AS step
  WHERE step.step_id = %(step_id)s::uuid AND step.status = 'pending' AND step.attempt = %(attempt)s
    AND (step.retry_at IS NULL OR step.retry_at <= clock_timestamp())
    AND EXISTS (SELECT FROM {schema}.workflow_metadata AS run
-                WHERE run.run_id = step.run_id AND run.status NOT IN ('completed', 'failed', 'cancelled'))
+                WHERE run.run_id = step.run_id AND run.status NOT IN ('completed', 'failed', 'cancelled')
+                  AND run.left_at IS NULL)
 RETURNING step.*;
 
 -- name: claimed_step_before
@@ -586,7 +648,8 @@ UPDATE {schema}.workflow_step AS step SET pushed_at = clock_timestamp()
        AND (step.retry_at IS NULL OR step.pushed_at < step.retry_at
             OR step.pushed_at <= clock_timestamp() - make_interval(secs => %(older_than_s)s))
        AND EXISTS (SELECT FROM {schema}.workflow_metadata AS run
-                    WHERE run.run_id = step.run_id AND run.status NOT IN ('completed', 'failed', 'cancelled'))
+                    WHERE run.run_id = step.run_id AND run.status NOT IN ('completed', 'failed', 'cancelled')
+                      AND run.left_at IS NULL)
      ORDER BY step.priority DESC, step.created_at, step.step_id LIMIT 200 FOR NO KEY UPDATE SKIP LOCKED)
 RETURNING step.*;
 

@@ -8,13 +8,20 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
 from psycopg.errors import ForeignKeyViolation
 from psycopg.types.json import Json as JsonParameter
 
 from checkpointer.postgres.pool import Connection
-from orchestrator.errors import HookNotFoundError, IllegalTransitionError, RunNotFoundError, ThreadMovedOnError
+from orchestrator.errors import (
+    HookNotFoundError,
+    IllegalTransitionError,
+    RunLeftError,
+    RunNotFoundError,
+    ThreadMovedOnError,
+)
 from orchestrator.runs.model import Json, Request, Run, RunStatus, require_transition
 from orchestrator.runs.rows import hook_of, nullable, run_of, signal_of
 from orchestrator.runs.sender import Sender
@@ -99,7 +106,19 @@ class Requests:
         async def cancel(conn: Connection, run: Run) -> Run:
             return await self._cancel(conn, run, None)
 
-        return await self._held("cancelling a run", run_id, cancel)
+        cancelled = await self._held("cancelling a run", run_id, cancel)
+        # Not in one transaction with it: there may be thousands, and a child that ends locks itself first, then its
+        # batch. Asked again, because this was cut short, the rest is done.
+        while await self._sender.transaction("cancelling the runs of a batch", partial(self._cancel_children, run_id)):
+            pass
+        return cancelled
+
+    async def _cancel_children(self, run_id: str, conn: Connection) -> bool:
+        """End some of what a batch has started; whether there was anything."""
+        ended = await self._sender.rows(conn, "cancel_children", {"run_id": run_id})
+        if driven := [str(row["run_id"]) for row in ended if row["was_running"]]:
+            await self._notify(conn, "asked", " ".join(driven))
+        return bool(ended)
 
     async def _cancel(self, conn: Connection, run: Run, error: dict[str, Json] | None) -> Run:
         if run.status is RunStatus.CANCELLED:
@@ -204,6 +223,8 @@ class Requests:
         rows = await self._sender.rows(conn, "lock_run", {"run_id": run_id})
         if not rows:
             raise RunNotFoundError(run_id)
+        if rows[0]["left_at"] is not None:
+            raise RunLeftError(run_id)
         return run_of(rows[0])
 
     async def _change(self, conn: Connection, run: Run, query: str, notice: str, **params: Any) -> Run:

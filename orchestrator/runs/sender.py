@@ -107,6 +107,10 @@ class Sender:
 
         return await self._ride_out(operation, attempt, CALLER_PATIENCE_S)
 
+    def statement(self, query: str) -> bytes:
+        """A statement's text."""
+        return self._queries[query].encode()
+
     async def rows(self, conn: Connection, query: str, params: Mapping[str, Any]) -> list[DictRow]:
         """One statement's rows on a connection at hand."""
         given = {"channel": self.channel, **params}

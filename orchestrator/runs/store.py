@@ -55,7 +55,8 @@ class NewRun:
 
     `parent_run_id` and `fork_checkpoint_id` say which checkpoint of which run it goes on from. It is taken up not
     before `start_at`, by a worker of `queue`; of runs that wait, the one with the higher `priority` goes first.
-    `batch_id` is the run that started it along with others, and waits for them.
+    `batch_id` is the run that started it along with others, and waits for them. `trace_context` is the trace of whoever
+    starts it.
     """
 
     run_id: str
@@ -73,6 +74,7 @@ class NewRun:
     queue: str = "flow"
     priority: int = 0
     start_at: datetime | None = None
+    trace_context: dict[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +183,9 @@ class RunStore(Protocol):
     async def get(self, run_id: str) -> Run:
         """One run. Raises `RunNotFoundError`."""
 
+    async def get_many(self, run_ids: Sequence[str]) -> list[Run]:
+        """Those of these runs that there are, in any order."""
+
     async def latest_of_thread(self, organization_id: str, thread_id: str) -> Run:
         """The thread's newest run. Raises `ThreadNotFoundError`."""
 
@@ -264,7 +269,7 @@ class RunStore(Protocol):
         """
 
     async def cancel(self, run_id: str) -> Run:
-        """End an unfinished run; nothing it still does is written. A cancelled one stays as it is.
+        """End an unfinished run, and those of its batch: nothing they still do is written. A cancelled one stays so.
 
         Raises `IllegalTransitionError` for one that is completed or failed.
         """
@@ -319,8 +324,13 @@ class RunStore(Protocol):
         """Make steps pending whose owners, other than this one, show no sign of life."""
 
 
-def require_same(existing: Run, new: NewRun) -> Created:
-    """The existing run as the answer to a repeated request. Raises `IdempotencyConflictError` where it differs."""
+def require_same(existing: Run | None, new: NewRun) -> Created:
+    """The existing run as the answer to a repeated request. Raises `IdempotencyConflictError` where it differs.
+
+    There is none where a run was not made because its batch is over: then it raises `InvalidRequestError`.
+    """
+    if existing is None:
+        raise InvalidRequestError(f"batch {new.batch_id} is over, and starts no more runs")
     same_thread = new.thread_id is None or new.thread_id == existing.thread_id
     if existing.run_id == new.run_id:
         return Created(existing, is_new=True)

@@ -59,6 +59,7 @@ _COLUMNS: Mapping[Kind, Columns] = {
         "queue": TextArray,
         "priority": Int4Array,
         "start_at": TextArray,
+        "trace_context": TextArray,
         "owner": Int8Array,
     },
     "claim": {"run_id": UuidArray, "attempt": Int4Array, "epoch": Int8Array},

@@ -11,22 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import HOLDFAST, ROOT, serving
+from tests.forking import run_holdfast
+from tests.servers import ROOT, serving
 
 TEXT = "Acme Corporation acquired Globex in 2019. John Smith founded Acme Corporation in Berlin."
 NO_BATCH = "0199c0de-0000-7000-8000-000000000000"
 
 
 def _holdfast(directory: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*HOLDFAST, *arguments],
-        cwd=directory,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return run_holdfast(arguments, cwd=directory, env={**os.environ, "PYTHONPATH": str(ROOT), **environment})
 
 
 @pytest.fixture
@@ -98,6 +91,12 @@ async def test_batches_of_a_database_and_of_its_server(corpus: Path, postgres_ds
         assert batch_id in (await holdfast("batches", "ls", *url)).stdout
         shown = json.loads((await holdfast("batches", "show", batch_id, "--json", *url)).stdout)
         assert [row["error"]["message"].endswith("is empty") for row in shown["failedDocuments"]] == [True]
+        assert (await holdfast("batches", "export", batch_id, "--out", "y.jsonld", *url)).returncode == 0
+        assert (corpus / "y.jsonld").read_text() == (corpus / "x.jsonld").read_text()
+        refused = await holdfast("batches", "export", NO_BATCH, "--out", "x.jsonld", *url)
+        assert (refused.returncode, refused.stderr) == (1, f"holdfast: there is no batch '{NO_BATCH}'\n")
+        # The file that was there stays.
+        assert "Globex" in (corpus / "x.jsonld").read_text()
         started = (await holdfast("batches", "retry", batch_id, *url)).stdout.strip()
         watched = await holdfast("batches", "watch", started, *url)
         assert watched.returncode == 0, watched.stderr

@@ -12,7 +12,8 @@ import psycopg
 
 from checkpointer import open_postgres_saver
 from tests.checkpoints import SCHEMA, at, put, values_of
-from tests.servers import HOLDFAST, ROOT
+from tests.forking import run_holdfast
+from tests.servers import ROOT
 
 KEY = "one:" + "A" * 43 + "="
 
@@ -22,7 +23,7 @@ def holdfast(dsn: str, *arguments: str, key: str | None = KEY) -> subprocess.Com
     environment = {**os.environ, "POSTGRES_CONNECTION_STRING": dsn, "PYTHONPATH": str(ROOT)}
     if key is not None:
         environment["CHECKPOINT_ENCRYPTION_KEYS"] = key
-    return subprocess.run([*HOLDFAST, *arguments], env=environment, capture_output=True, text=True, check=False)
+    return run_holdfast(arguments, cwd=Path.cwd(), env=environment)
 
 
 def sealed(conn: psycopg.Connection) -> int:

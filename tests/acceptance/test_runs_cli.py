@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.forking import run_holdfast
 from tests.servers import HOLDFAST, ROOT, Server, serving
 from tests.waiting import until
 
@@ -97,10 +98,10 @@ class Cli:
         return err
 
     async def _ended(self, arguments: Sequence[str], code: int) -> tuple[str, str]:
-        process = self.spawn(*arguments, stdout=subprocess.PIPE)
-        out, err = await asyncio.to_thread(process.communicate, timeout=60)
-        assert process.returncode == code, (arguments, out.decode(), err.decode())
-        return out.decode(), err.decode()
+        command = ["runs", *arguments, *self._options]
+        ended = await asyncio.to_thread(run_holdfast, command, cwd=self._directory, env=self._environment)
+        assert ended.returncode == code, (arguments, ended.stdout, ended.stderr)
+        return ended.stdout, ended.stderr
 
     def spawn(self, *arguments: str, stdout: int) -> subprocess.Popen[bytes]:
         """The command as a process under way."""

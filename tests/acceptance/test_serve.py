@@ -13,8 +13,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from tests.forking import run_holdfast
 from tests.postgres import Cluster
-from tests.servers import HOLDFAST, ROOT, serving
+from tests.servers import ROOT, serving
 from tests.waiting import until
 
 SLOW_GRAPH = """
@@ -77,15 +78,8 @@ def _durable(dsn: str) -> dict[str, str]:
 
 
 def _holdfast(tmp_path: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*HOLDFAST, *arguments],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "NO_COLOR": "1", "COLUMNS": "200"} | environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    given = os.environ | {"PYTHONPATH": str(ROOT), "NO_COLOR": "1", "COLUMNS": "200"} | environment
+    return run_holdfast(arguments, cwd=tmp_path, env=given)
 
 
 async def test_a_run_survives_a_kill(postgres_dsn: str, tmp_path: Path, graphs: str) -> None:

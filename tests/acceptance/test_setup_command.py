@@ -20,8 +20,9 @@ from checkpointer.postgres.schema import revert, setup
 from checkpointer.settings import is_schema_name
 from orchestrator.cli.inventory import expected_objects, present_objects
 from orchestrator.migrations import ALL_MIGRATIONS
+from tests.forking import run_holdfast
 from tests.postgres import free_port, fresh_database
-from tests.servers import HOLDFAST, ROOT
+from tests.servers import ROOT
 
 SCHEMA = "workflow_checkpoints"
 SETS = (MIGRATIONS, *ALL_MIGRATIONS)
@@ -66,8 +67,7 @@ def run(directory: Path, *arguments: str, **settings: str) -> subprocess.Complet
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1", **settings}
     environment.pop("DATABASE_URL", None)
     environment |= {name: value for name, value in settings.items() if name == "DATABASE_URL"}
-    command = [*HOLDFAST, "setup", *arguments]
-    return subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False)
+    return run_holdfast(["setup", *arguments], cwd=directory, env=environment)
 
 
 def done(result: subprocess.CompletedProcess[str]) -> str:

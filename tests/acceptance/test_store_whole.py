@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
+from pathlib import Path
 
 import psycopg
 from langchain_core.messages import AIMessage
@@ -13,7 +14,8 @@ from psycopg.rows import dict_row
 
 from checkpointer import CompressedSerializer, open_postgres_saver
 from tests.checkpoints import SCHEMA, at, put, values_of
-from tests.servers import HOLDFAST, ROOT
+from tests.forking import run_holdfast
+from tests.servers import ROOT
 
 MESSAGES = [AIMessage("x" * 400 + str(number)) for number in range(40)]
 
@@ -22,7 +24,7 @@ def holdfast(dsn: str, *arguments: str, storage: str = "whole") -> subprocess.Co
     """Run the command against a database."""
     settings = {"POSTGRES_CONNECTION_STRING": dsn, "CHECKPOINT_STORAGE": storage, "PYTHONPATH": str(ROOT)}
     environment = {**os.environ, **settings}
-    return subprocess.run([*HOLDFAST, *arguments], env=environment, capture_output=True, text=True, check=False)
+    return run_holdfast(arguments, cwd=Path.cwd(), env=environment)
 
 
 def chunks(conn: psycopg.Connection) -> int:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.forking import run_holdfast
 from tests.postgres import free_port
-from tests.servers import HOLDFAST, ROOT, Worker, serving
+from tests.servers import ROOT, Worker, serving
 from tests.waiting import until
 
 TOKEN = "a-worker-token-0123456789"
@@ -19,15 +20,8 @@ DURABLE = {"USE_POSTGRES_SAVER": "true", "POSTGRES_CONNECTION_STRING": "postgres
 
 
 def _holdfast(tmp_path: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*HOLDFAST, *arguments],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "NO_COLOR": "1", "COLUMNS": "200"} | environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    given = os.environ | {"PYTHONPATH": str(ROOT), "NO_COLOR": "1", "COLUMNS": "200"} | environment
+    return run_holdfast(arguments, cwd=tmp_path, env=given)
 
 
 @pytest.mark.parametrize(

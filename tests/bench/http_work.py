@@ -24,7 +24,7 @@ from tests.bench.http_client import Job, Saw, ask
 from tests.bench.processes import CpuClock, Process, started
 from tests.postgres import free_port, fresh_database
 
-__all__ = ["LOADS", "Load", "Measured", "Site", "open_site"]
+__all__ = ["LOADS", "Load", "Measured", "Site", "healthy", "open_site"]
 
 _HEALTHY_WITHIN_S = 60.0
 _LOOK_EVERY_S = 0.005
@@ -85,7 +85,7 @@ class Site:
         command = ("serve", "--graphs", str(served.write_graph_file(home)))
         begun = perf_counter()
         with started(home, *command, environment=environment, profile=profile) as process:
-            await _healthy(process, port)
+            await healthy(process, port)
             elapsed = perf_counter() - begun
             self.servers.append((process, port))
             yield elapsed
@@ -147,7 +147,8 @@ async def open_site(admin_dsn: str, directory: Path, postmaster: int) -> AsyncIt
         yield Site(dsn, (dsn, beside), directory, postmaster, graphs)
 
 
-async def _healthy(process: Process, port: int) -> None:
+async def healthy(process: Process, port: int) -> None:
+    """Wait until the server answers. Raises `AssertionError` after a minute, `RuntimeError` where it ended."""
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
         ends = time.monotonic() + _HEALTHY_WITHIN_S
         while time.monotonic() < ends:

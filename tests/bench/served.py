@@ -5,6 +5,7 @@
 `asking`   one node that waits for an answer
 `five`     five in a row that add a word to the state
 `five_50ms`    five in a row that take 50 ms each
+`beats`    one that runs again and again, 50 ms each time, and notes when and in which process: long enough to be killed
 """
 
 from __future__ import annotations
@@ -12,24 +13,27 @@ from __future__ import annotations
 import asyncio
 import json
 import operator
+import os
 import time
 from pathlib import Path
 from typing import Annotated, Any
 
-from langgraph.graph import START, StateGraph
+from langgraph.graph import END, START, StateGraph
 from langgraph.types import interrupt
 from typing_extensions import TypedDict
 
-__all__ = ["GRAPHS", "NODES", "asking", "five", "five_50ms", "noop", "stamp", "write_graph_file"]
+__all__ = ["BEATS", "GRAPHS", "NODES", "asking", "beats", "five", "five_50ms", "noop", "stamp", "write_graph_file"]
 
-GRAPHS = ("stamp", "noop", "asking", "five", "five_50ms")
+GRAPHS = ("stamp", "noop", "asking", "five", "five_50ms", "beats")
 NODES = 5
+BEATS = 60
 
 
 class _State(TypedDict, total=False):
     task: str
     began: float
     trace: Annotated[list[str], operator.add]
+    beats: Annotated[list[tuple[int, float]], operator.add]
 
 
 async def _stamp(state: _State) -> dict[str, Any]:
@@ -42,6 +46,16 @@ async def _nothing(state: _State) -> dict[str, Any]:
 
 async def _ask(state: _State) -> dict[str, Any]:
     return {"task": str(interrupt("which task?"))}
+
+
+async def _beat(state: _State) -> dict[str, Any]:
+    began = time.monotonic()
+    await asyncio.sleep(0.05)
+    return {"beats": [(os.getpid(), began)]}
+
+
+def _next_beat(state: _State) -> str:
+    return "beat" if len(state["beats"]) < BEATS else END
 
 
 def _row(pause_s: float) -> StateGraph[Any]:
@@ -65,6 +79,7 @@ def _row(pause_s: float) -> StateGraph[Any]:
 stamp = StateGraph(_State).add_node("stamp", _stamp).add_edge(START, "stamp")
 noop = StateGraph(_State).add_node("noop", _nothing).add_edge(START, "noop")
 asking = StateGraph(_State).add_node("asking", _ask).add_edge(START, "asking")
+beats = StateGraph(_State).add_node("beat", _beat).add_edge(START, "beat").add_conditional_edges("beat", _next_beat)
 five = _row(0.0)
 five_50ms = _row(0.05)
 

@@ -10,6 +10,7 @@ import pytest
 from orchestrator import Run
 from orchestrator.engine.activities import ActivityRecorder, ActivityTrail
 from orchestrator.errors import DatabaseUnavailableError
+from orchestrator.runs.activity import ActivityStatus
 from orchestrator.runs.events import RunNotes
 from orchestrator.runs.store import RunStore
 from tests.runs import DONE, Stage
@@ -77,3 +78,22 @@ async def test_an_attempt_that_is_driven_anew_is_heard(stage: Stage) -> None:
             trail.custom([number, part])
             await recorder.flush()
     assert await _payloads(stage, run) == [[1, "a"], [1, "b"], [2, "a"], [2, "b"]]
+
+
+@pytest.mark.parametrize("is_written", [False, True])
+async def test_a_task_without_an_end_ends_with_its_attempt(stage: Stage, is_written: bool) -> None:
+    """A call of a step that waits, or what runs beside a node that fails: LangGraph tells only that it began."""
+    run = await stage.running()
+    recorder = ActivityRecorder(stage.store)
+    trail = ActivityTrail(run, recorder, ())
+    trail.task({"id": "1", "name": "one", "triggers": ()})
+    trail.task({"id": "2", "name": "two", "triggers": ()})
+    if is_written:
+        await recorder.flush()
+    trail.task({"id": "1", "error": None, "interrupts": ()})
+    await stage.store.finish(run, DONE, await recorder.last(trail))
+    shown = [(each.activity, each.status) for each in await stage.store.activities(run.run_id)]
+    assert sorted(shown) == [("one", ActivityStatus.COMPLETED), ("two", ActivityStatus.INTERRUPTED)]
+    await recorder.flush()
+    events = [each.data for each in await stage.store.events_after(run.run_id, 0) if each.kind == "activity"]
+    assert [each["status"] for each in events if each["activity"] == "two"] == ["running", "interrupted"]

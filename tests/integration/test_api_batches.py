@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import xml.etree.ElementTree as ET
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -90,6 +91,38 @@ async def test_a_batch_from_start_to_end(settings: OrchestratorSettings, tmp_pat
         assert (refused.status_code, refused.json()["error"]["code"]) == (409, "nothing_to_retry")
 
 
+async def test_what_was_found_can_be_taken_out(settings: OrchestratorSettings, tmp_path: Path) -> None:
+    async with _serving(settings, tmp_path) as client:
+        started = (await client.post("/api/batches", json={"documents": [{"text": TEXT, "id": "one"}]})).json()
+        await _over(client, started)
+        path = f"{started['statusUrl']}/export"
+        answer = await client.get(path)
+        assert answer.headers["content-type"] == "application/ld+json"
+        assert f"batch-{started['batchId']}.jsonld" in answer.headers["content-disposition"]
+        nodes = {node["@id"]: node for node in json.loads(answer.text)["@graph"]}
+        assert {"Acme Corporation", "Globex"} <= {node.get("name") for node in nodes.values()}
+        for format_ in ("graphml", "svg"):
+            text = (await client.get(path, params={"format": format_})).text
+            assert "Acme Corporation" in text
+            assert ET.fromstring(text) is not None  # noqa: S314 - it is our own
+        assert (await client.get(path, params={"format": "png"})).status_code == 422
+        assert (await client.get(f"/api/batches/{NO_BATCH}/export")).status_code == 404
+
+
+async def test_where_documents_lie_is_not_said(settings: OrchestratorSettings, tmp_path: Path) -> None:
+    root = tmp_path / "documents"
+    root.mkdir()
+    (root / "link.md").symlink_to("/etc/hostname")
+    async with _serving(settings, root) as client:
+        body = {"paths": [".", "..", "../beside.md", "missing.md", "/etc/passwd"]}
+        started = (await client.post("/api/batches", json=body)).json()
+        batch = await _over(client, started)
+        assert len(batch["failedDocuments"]) == 5
+        documents = (await client.get(started["documentsUrl"])).text
+        events = (await client.get(started["streamUrl"])).text
+        assert str(tmp_path) not in json.dumps(batch) + documents + events
+
+
 async def test_the_stream_shows_the_states(settings: OrchestratorSettings, tmp_path: Path) -> None:
     async with _serving(settings, tmp_path) as client:
         answer = await client.post("/api/batches", json={"documents": [{"text": TEXT, "id": "one"}]})
@@ -152,7 +185,7 @@ async def test_organizations_are_kept_apart(settings: OrchestratorSettings, tmp_
         started = (await client.post("/api/batches", json=body, **mine)).json()  # type: ignore[arg-type]
         batch = await _over(client, started, **mine)
         assert (batch["state"], batch["organizationId"]) == ("complete", "a")
-        for path in ("", "/events", "/documents"):
+        for path in ("", "/events", "/documents", "/export"):
             answer = await client.get(f"{started['statusUrl']}{path}", **theirs)  # type: ignore[arg-type]
             assert answer.status_code == 404
         assert (await client.post(f"{started['statusUrl']}/retry", **theirs)).status_code == 404  # type: ignore[arg-type]

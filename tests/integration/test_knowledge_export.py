@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 from xml.etree import ElementTree
@@ -43,6 +44,22 @@ async def store(stage_settings: CheckpointerSettings) -> AsyncIterator[Knowledge
 async def as_json(store: KnowledgeStore, batch_id: str | None = None) -> dict[str, Any]:
     parsed: dict[str, Any] = json.loads("".join([part async for part in json_ld(store, ORG, batch_id)]))
     return parsed
+
+
+async def test_json_ld_asks_for_many_at_a_time(store: KnowledgeStore) -> None:
+    """A call for each entity or relation would make large graphs take as many round trips."""
+    many = document(*(f"organization: Company{number} Works" for number in range(60)))
+    await store.add_document(ORG, OTHER_BATCH, "many.txt", many)
+    asked: Counter[str] = Counter()
+
+    class Counting:
+        def __getattr__(self, name: str) -> Any:
+            asked[name] += 1
+            return getattr(store, name)
+
+    whole = "".join([part async for part in json_ld(Counting(), ORG)])
+    assert len(json.loads(whole)["@graph"]) == 67
+    assert asked.total() <= 8, asked
 
 
 async def test_json_ld_says_all(store: KnowledgeStore) -> None:

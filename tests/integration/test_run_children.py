@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
+
+from orchestrator.errors import InvalidRequestError
 from orchestrator.runs.model import Run, RunStatus, new_run_id
-from orchestrator.runs.store import NewRun
+from orchestrator.runs.store import NewRun, Outcome
 from tests.runs import DONE, ME, OTHER, Stage, new, wait_for
 
 CHILDREN = wait_for("children")
+_BEFORE_THE_END = (RunStatus.PENDING, RunStatus.RUNNING, RunStatus.WAITING, RunStatus.PAUSED, RunStatus.SUSPENDED)
 
 
 async def _child(stage: Stage, parent: Run, **values: Any) -> Run:
@@ -77,11 +81,26 @@ async def test_a_parent_that_is_over_hears_nothing(stage: Stage) -> None:
     parent = await stage.running()
     child = await _child(stage, parent)
     await stage.store.await_children(parent.run_id)
-    await stage.store.cancel(parent.run_id)
+    await stage.ended(parent, Outcome(RunStatus.FAILED))
     before = await stage.store.events_after(parent.run_id, 0)
     assert (await stage.brought(child, RunStatus.COMPLETED)).status is RunStatus.COMPLETED
     assert await stage.store.events_after(parent.run_id, 0) == before
     assert await stage.store.signals(parent.run_id) == []
+
+
+async def test_a_parent_that_is_cancelled_takes_its_children_with_it(stage: Stage) -> None:
+    parent = await stage.running()
+    children = [await stage.brought(await _child(stage, parent), status) for status in _BEFORE_THE_END]
+    assert [child.status for child in children] == list(_BEFORE_THE_END)
+    await stage.store.cancel(parent.run_id)
+    after = await stage.store.get_many([child.run_id for child in children])
+    assert [run.status for run in after] == [RunStatus.CANCELLED] * len(children)
+    assert {(run.error or {})["message"] for run in after} == {"the batch was cancelled"}
+    # What is still under way somewhere writes nothing more.
+    [driven] = [child for child in children if child.status is RunStatus.RUNNING]
+    assert await stage.store.finish(driven, Outcome(RunStatus.COMPLETED)) is None
+    with pytest.raises(InvalidRequestError, match="is over"):
+        await _child(stage, parent)
 
 
 async def test_runs_of_batches_are_claimed_apart(stage: Stage) -> None:

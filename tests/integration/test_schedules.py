@@ -200,7 +200,7 @@ async def test_an_opened_orchestrator_looks_by_itself(settings: OrchestratorSett
         ({"workflow": "other"}, "there is no workflow 'other'; known: chain"),
         ({"payload": {"a": object()}}, "JSON"),
         ({"grace_s": -1}, "grace_s takes 0 to 86400 seconds, not -1"),
-        ({"queue": ""}, "queue takes 1 to 255 characters"),
+        ({"queue": ""}, "queue takes 1 to 31 letters"),
         ({"thread_id": "a\nb"}, "thread id can't hold"),
         ({"organization_id": "a/b"}, "organization_id takes"),
     ],

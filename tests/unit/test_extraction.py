@@ -454,8 +454,19 @@ def test_the_schemas_are_narrow() -> None:
     graph = build_extraction().compile()
     inputs = set(graph.get_input_jsonschema()["properties"])
     outputs = set(graph.get_output_jsonschema()["properties"])
-    assert inputs == {"text", "path", "title", "throttleSeconds"}
+    assert inputs == {"text", "path", "title", "throttleSeconds", "whole"}
     assert outputs == {"title", "entities", "relations", "counts", "trace"}
+
+
+async def test_a_document_that_takes_no_time_is_read_in_one_node() -> None:
+    asked = {"text": DOCUMENT, "title": "T", "whole": True}
+    output = await run_workflow(asked)
+    assert [entry["stage"] for entry in output["trace"]] == ["whole"]
+    assert without_trace(output) == ExtractionPipeline().run(DOCUMENT, "T")
+    short = {"text": "Quillon sits in the blue box.", "whole": True}
+    for payload, model in ((asked | {"throttleSeconds": 0.001}, None), (short, fake_model())):
+        stages = [entry["stage"] for entry in (await run_workflow(payload, model))["trace"]]
+        assert stages == list(STAGES)
 
 
 @pytest.mark.parametrize("value", [-1, 60.5, float("nan"), float("inf"), "2", True])

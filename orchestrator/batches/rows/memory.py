@@ -9,7 +9,7 @@ from dataclasses import replace
 from orchestrator.batches.model import BatchState, DocumentRow, DocumentState, Tally
 from orchestrator.batches.rows.store import BatchRow
 from orchestrator.errors import RunNotFoundError
-from orchestrator.runs.model import Json, RunStatus
+from orchestrator.runs.model import RunStatus
 from orchestrator.runs.store import RunStore
 
 __all__ = ["MemoryBatchStore"]
@@ -51,16 +51,17 @@ class MemoryBatchStore:
         wanted = [row for row in found if states is None or row.state in states]
         return sorted(wanted, key=lambda row: row.position)[:limit]
 
-    async def started(self, batch_id: str, key: str, content_hash: str, title: str) -> None:
-        row = self._documents[batch_id][key]
-        if row.state is DocumentState.PENDING:
-            changed = replace(row, state=DocumentState.EXTRACTING, content_hash=content_hash, title=title)
-            self._documents[batch_id][key] = changed
-
-    async def advance(
-        self, batch_id: str, key: str, state: DocumentState, error: dict[str, Json] | None = None
-    ) -> None:
-        self._documents[batch_id][key] = replace(self._documents[batch_id][key], state=state, error=error)
+    async def advance(self, batch_id: str, was: DocumentState, rows: Sequence[DocumentRow]) -> None:
+        for row in rows:
+            kept = self._documents[batch_id][row.key]
+            if kept.state is was:
+                self._documents[batch_id][row.key] = replace(
+                    kept,
+                    state=row.state,
+                    error=row.error,
+                    title=row.title or kept.title,
+                    content_hash=row.content_hash or kept.content_hash,
+                )
 
     async def settle(self, batch_id: str) -> None:
         for row in await self._now(batch_id):

@@ -12,8 +12,6 @@ from checkpointer.postgres.pool import Pool
 from checkpointer.postgres.queries import load_queries
 from orchestrator.batches.model import BatchState, DocumentRow, DocumentState, Tally
 from orchestrator.batches.rows.store import BatchRow
-from orchestrator.runs.model import Json
-from orchestrator.runs.rows import nullable
 from orchestrator.runs.sender import Sender, bare
 
 __all__ = ["PostgresBatchStore"]
@@ -62,13 +60,10 @@ class PostgresBatchStore:
         rows = await self._sender.ask("list_documents", batch_id=batch_id, states=wanted, after=after, limit=limit)
         return [_document(row) for row in rows]
 
-    async def started(self, batch_id: str, key: str, content_hash: str, title: str) -> None:
-        await self._sender.ask("started_document", batch_id=batch_id, key=key, content_hash=content_hash, title=title)
-
-    async def advance(
-        self, batch_id: str, key: str, state: DocumentState, error: dict[str, Json] | None = None
-    ) -> None:
-        await self._sender.ask("advance_document", batch_id=batch_id, key=key, state=str(state), error=nullable(error))
+    async def advance(self, batch_id: str, was: DocumentState, rows: Sequence[DocumentRow]) -> None:
+        columns = _columns(rows)
+        taken = {name: columns[name] for name in ("keys", "titles", "content_hashes", "states", "errors")}
+        await self._sender.ask("advance_documents", batch_id=batch_id, was=str(was), **taken)
 
     async def settle(self, batch_id: str) -> None:
         await self._sender.ask("settle_documents", batch_id=batch_id)

@@ -56,15 +56,15 @@ SELECT * FROM ({now}) AS document
 SELECT state, CASE WHEN state = 'failed' THEN error->>'state' END AS failed_in, count(*) AS count
   FROM ({now}) AS document GROUP BY 1, 2;
 
--- name: started_document
--- Notes that a document's run was started.
-UPDATE {schema}.workflow_batch_document SET state = 'extracting', content_hash = %(content_hash)s, title = %(title)s
- WHERE batch_id = %(batch_id)s::uuid AND key = %(key)s AND state = 'pending';
-
--- name: advance_document
--- Notes how far a document has come.
-UPDATE {schema}.workflow_batch_document SET state = %(state)s, error = %(error)s
- WHERE batch_id = %(batch_id)s::uuid AND key = %(key)s;
+-- name: advance_documents
+-- Notes how far documents have come that are where they were when this was found out: what a worker sends that was
+-- taken for lost, and is not, moves nothing back.
+UPDATE {schema}.workflow_batch_document AS document
+   SET state = n.state, error = n.error::json, title = coalesce(n.title, document.title),
+       content_hash = coalesce(n.content_hash, document.content_hash)
+  FROM unnest(%(keys)s::text[], %(titles)s::text[], %(content_hashes)s::text[], %(states)s::text[], %(errors)s::text[])
+       AS n (key, title, content_hash, state, error)
+ WHERE document.batch_id = %(batch_id)s::uuid AND document.key = n.key AND document.state = %(was)s;
 
 -- name: settle_documents
 -- Writes down how the runs of documents ended.

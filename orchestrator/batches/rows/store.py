@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from orchestrator.batches.model import BatchState, DocumentRow, DocumentState, Policy, Tally
-from orchestrator.runs.model import Json
 
 __all__ = ["BatchRow", "BatchStore"]
 
@@ -61,14 +60,11 @@ class BatchStore(Protocol):
         """The documents with higher positions than `after`, in their order."""
         ...
 
-    async def started(self, batch_id: str, key: str, content_hash: str, title: str) -> None:
-        """Note that a document's run was started, and with what."""
-        ...
+    async def advance(self, batch_id: str, was: DocumentState, rows: Sequence[DocumentRow]) -> None:
+        """Note how far documents have come that were in the state `was`; of one that is not, nothing is changed.
 
-    async def advance(
-        self, batch_id: str, key: str, state: DocumentState, error: dict[str, Json] | None = None
-    ) -> None:
-        """Note how far a document has come."""
+        What is taken of a row is its state, its error and, where it has them, its hash and title.
+        """
         ...
 
     async def settle(self, batch_id: str) -> None:

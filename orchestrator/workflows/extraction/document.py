@@ -97,7 +97,9 @@ def _inside(name: str, directory: Path | None) -> Path:
     try:
         path = (directory or Path.cwd()).joinpath(Path(name).expanduser()).resolve()
     except (OSError, ValueError, RuntimeError) as exc:
-        raise UnreadableDocumentError(f"cannot read {name!r}: {exc}") from exc
+        # Without what the system adds: that has the whole path, and callers are not to learn where documents lie.
+        reason = exc.strerror if isinstance(exc, OSError) else "it leads nowhere"
+        raise UnreadableDocumentError(f"cannot read {name!r}: {reason}") from exc
     if directory is not None and not path.is_relative_to(directory.resolve()):
         raise DocumentSourceError(f"{name!r} is not below DOCUMENTS_DIR; send the 'text' instead")
     return path

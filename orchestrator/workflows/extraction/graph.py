@@ -8,6 +8,10 @@ State, as it is checkpointed:
     chunks, mentions, groups, links      what the stages found
     title, entities, relations, counts   the result
     trace                                one entry per execution of a stage
+
+With `whole` the five are one node, for documents that are read by the thousand: where a run of one is cut off, it reads
+its document anew, which takes milliseconds. What takes long is never one node: a document that a model reads, or that
+has a throttle.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ import os
 from asyncio import sleep as pause
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
 
@@ -51,6 +56,7 @@ __all__ = [
 ]
 
 STAGES = ("chunk", "mentions", "entities", "relations", "assemble")
+_WHOLE = "whole"
 
 # From this length on a stage takes long enough to be worth a thread of its own.
 _LONG_TEXT = 20_000
@@ -64,12 +70,16 @@ def append_runs(earlier: list[StageRun], later: list[StageRun]) -> list[StageRun
 
 
 class ExtractionInput(TypedDict, total=False):
-    """Exactly one of `text` and `path`; `throttleSeconds` is a pause at the end of every stage, 0 to 60."""
+    """Exactly one of `text` and `path`; `throttleSeconds` is a pause at the end of every stage, 0 to 60.
+
+    `whole` asks for all stages in one node.
+    """
 
     text: Annotated[str, EphemeralValue(str)]
     path: Annotated[str, EphemeralValue(str)]
     title: Annotated[str, EphemeralValue(str)]
     throttleSeconds: Annotated[float, EphemeralValue(float)]
+    whole: Annotated[bool, EphemeralValue(bool)]
 
 
 class ExtractionOutput(TypedDict, total=False):
@@ -114,12 +124,12 @@ def build_extraction(
     """
     stages = _Stages(ExtractionPipeline(model), documents, asks_a_model=model is not None)
     builder = StateGraph(ExtractionState, input_schema=ExtractionInput, output_schema=ExtractionOutput)
-    previous = START
-    for stage in STAGES:
+    for stage in (*STAGES, _WHOLE):
         builder.add_node(stage, _traced(stage, getattr(stages, stage)))
-        builder.add_edge(previous, stage)
-        previous = stage
-    builder.add_edge(previous, END)
+    builder.add_conditional_edges(START, stages.first, [STAGES[0], _WHOLE])
+    for stage, following in pairwise((*STAGES, END)):
+        builder.add_edge(stage, following)
+    builder.add_edge(_WHOLE, END)
     return builder
 
 
@@ -130,6 +140,16 @@ class _Stages:
         self._pipeline = pipeline
         self._documents = documents
         self._asks_a_model = asks_a_model
+
+    def first(self, state: ExtractionState) -> str:
+        """The node to begin with."""
+        is_quick = not self._asks_a_model and not state.get("throttleSeconds")
+        return _WHOLE if is_quick and state.get("whole") is True else STAGES[0]
+
+    async def whole(self, state: ExtractionState) -> Update:
+        document = await asyncio.to_thread(load_document, state, self._documents)
+        result = await self._run(document, lambda: self._pipeline.run(document["text"], document["title"]))
+        return {**result}
 
     async def chunk(self, state: ExtractionState) -> Update:
         throttle_s = throttle_seconds(state.get("throttleSeconds"))
@@ -179,7 +199,7 @@ def _traced(stage: str, run: Callable[[ExtractionState], Awaitable[Update]]) -> 
         update = await run(state)
         await pause(update.get("throttle_s", state.get("throttle_s", 0.0)))
         entry = StageRun(stage=stage, pid=os.getpid(), startedAt=started_at, finishedAt=_now())
-        if stage != STAGES[0]:
+        if stage not in (STAGES[0], _WHOLE):
             return {**update, "trace": [entry]}
         run_id = str(config.get("metadata", {}).get("run_id", ""))
         # A thread's next document begins a new trace. Only another run id, or none at all, says that it is the

@@ -1,0 +1,1 @@
+"""What threads are made of, read from and written to any LangGraph saver."""

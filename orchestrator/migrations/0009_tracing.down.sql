@@ -1,0 +1,1 @@
+ALTER TABLE {schema}.workflow_metadata DROP COLUMN trace_context;

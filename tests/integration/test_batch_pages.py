@@ -1,0 +1,40 @@
+"""The code of docs/batches.md and docs/migration.md does what the pages say."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from orchestrator.batches.model import BatchState
+from orchestrator.cli.app import app
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@pytest.mark.parametrize("page", ["batches.md", "migration.md"])
+async def test_the_code_runs(page: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("USE_POSTGRES_SAVER", "false")
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
+    assert blocks
+    names: dict[str, Any] = {}
+    for block in blocks:
+        code = compile(block, page, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        begun = eval(code, names)  # noqa: S307 - our own page
+        if inspect.isawaitable(begun):
+            await begun
+
+
+def test_every_state_and_command_of_the_page_is_one() -> None:
+    text = (DOCS / "batches.md").read_text()
+    assert [state for state in BatchState if state not in text] == []
+    commands = set(re.findall(r"^ +holdfast ((?:batches |runs )?[a-z]+)", text, re.MULTILINE))
+    assert {"extract", "batches watch", "batches show", "batches retry", "batches export", "runs cancel"} == commands
+    for command in commands:
+        assert CliRunner().invoke(app, [*command.split(), "--help"]).exit_code == 0
