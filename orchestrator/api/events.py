@@ -12,7 +12,9 @@ again gets 204, which tells EventSource to stop.
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request
@@ -24,12 +26,14 @@ from orchestrator.api.auth import Organization
 from orchestrator.api.views import event_view
 from orchestrator.engine.service import Orchestrator
 from orchestrator.errors import InvalidRequestError, ThreadNotFoundError
+from orchestrator.runs.events import Event
 from orchestrator.runs.model import Run, check_identifier
 
 __all__ = ["After", "LastEventId", "first_event", "router", "streamed_events"]
 
 router = APIRouter()
 _RETRY_AFTER_MS = 1000
+_MOST_RECENT = 500
 LastEventId = Annotated[
     str | None,
     Header(alias="Last-Event-ID", max_length=50),
@@ -88,9 +92,24 @@ async def streamed_events(request: Request, run: Run, after: int) -> Response:
     )
 
 
-async def _messages(orchestrator: Orchestrator, run: Run, after: int) -> AsyncIterator[ServerSentEvent]:
-    retry: int | None = _RETRY_AFTER_MS
-    async for event in orchestrator.stream(run.run_id, after=after):
+async def _messages(orchestrator: Orchestrator, run: Run, after: int) -> AsyncIterator[bytes]:
+    # Part of the first event: a browser takes a message without data for none.
+    prefix = f"retry: {_RETRY_AFTER_MS}\r\n".encode()
+    async with aclosing(orchestrator.stream_together(run.run_id, after=after)) as together:
+        async for events in together:
+            yield prefix + b"".join(map(_encoded, events))
+            prefix = b""
+
+
+_recent: OrderedDict[tuple[str, int], bytes] = OrderedDict()
+
+
+def _encoded(event: Event) -> bytes:
+    """The event as it is sent; made once for all who watch."""
+    key = event.run_id, event.number
+    if (known := _recent.get(key)) is None:
         data = json.dumps(event_view(event), separators=(",", ":"))
-        yield ServerSentEvent(data, event=event.kind, id=str(event.number), retry=retry)
-        retry = None
+        known = _recent[key] = ServerSentEvent(data, event=event.kind, id=str(event.number)).encode()
+        if len(_recent) > _MOST_RECENT:
+            _recent.popitem(last=False)
+    return known

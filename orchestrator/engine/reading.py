@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 from typing import Any
 
 from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -10,7 +12,9 @@ from checkpointer.health import HealthReport, check_health
 from orchestrator.engine.graphs import GraphRegistry
 from orchestrator.engine.history import MAX_HISTORY, CheckpointSummary, history_of
 from orchestrator.errors import RunNotFoundError
+from orchestrator.progress.hub import EventHub
 from orchestrator.runs.activity import Activity
+from orchestrator.runs.events import Event
 from orchestrator.runs.model import Run, parse_run_id
 from orchestrator.runs.signals import Signal
 from orchestrator.runs.store import Cursor, RunFilter, RunPage, RunStore
@@ -33,6 +37,7 @@ class Reading:
         self.settings = settings
         self._store = store
         self._saver = saver
+        self._hub = EventHub(store)
 
     @property
     def store(self) -> RunStore:
@@ -81,3 +86,24 @@ class Reading:
     async def health(self) -> HealthReport:
         """Whether checkpoints can be saved; answers within two seconds."""
         return await check_health(self._saver, self.settings)
+
+    async def stream(self, run_id: str, *, after: int = 0, organization_id: str | None = None) -> AsyncIterator[Event]:
+        """The run's events with higher numbers than `after`, as they come, until the run is over.
+
+        A stream that was cut off goes on with the number of the last event that it gave, on any process.
+        """
+        async with aclosing(self.stream_together(run_id, after=after, organization_id=organization_id)) as together:
+            async for events in together:
+                for event in events:
+                    if self._hub.is_closed:
+                        return
+                    yield event
+
+    async def stream_together(
+        self, run_id: str, *, after: int = 0, organization_id: str | None = None
+    ) -> AsyncGenerator[Sequence[Event]]:
+        """As `stream`; events that came together are given together, which is cheaper for many watchers."""
+        run = await self.poll(run_id, organization_id=organization_id)
+        async with aclosing(self._hub.watch(run.run_id, after)) as watched:
+            async for events in watched:
+                yield events

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -36,8 +36,6 @@ from orchestrator.errors import (
     DatabaseUnavailableError,
     InvalidRequestError,
 )
-from orchestrator.progress.hub import EventHub
-from orchestrator.runs.events import Event
 from orchestrator.runs.failure import spellings
 from orchestrator.runs.jsonable import check_payload
 from orchestrator.runs.model import (
@@ -88,7 +86,6 @@ class Orchestrator(Reading):
         self._owner = owner
         self._settlements = Settlements()
         self._recorder = ActivityRecorder(store)
-        self._hub = EventHub(store)
         self._work = work
         children = Children(store, graphs, settings.run_max_attempts, work.pusher)
         secrets = spellings(settings.secrets())
@@ -265,16 +262,6 @@ class Orchestrator(Reading):
                 # The one who waits has a time-out of their own; the run may well end before it.
                 continue
             yield run
-
-    async def stream(self, run_id: str, *, after: int = 0, organization_id: str | None = None) -> AsyncIterator[Event]:
-        """The run's events with higher numbers than `after`, as they come, until the run is over.
-
-        A stream that was cut off goes on with the number of the last event that it gave, on any process.
-        """
-        run = await self.poll(run_id, organization_id=organization_id)
-        async with aclosing(self._hub.watch(run.run_id, after)) as events:
-            async for event in events:
-                yield event
 
     async def interrupt(self, run_id: str, *, organization_id: str | None = None) -> Run:
         """Pause a run at its next checkpoint. Returns at once; `wait` gives the paused run.

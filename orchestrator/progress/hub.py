@@ -37,7 +37,7 @@ class EventHub:
     def __init__(self, store: RunStore) -> None:
         self._store = store
         self._channels: dict[str, _Channel] = {}
-        self._closed = False
+        self.is_closed = False
 
     def wake(self, run_ids: Iterable[str]) -> None:
         """Say that runs may have new events."""
@@ -47,12 +47,15 @@ class EventHub:
 
     def close(self) -> None:
         """End every stream; its watchers go on elsewhere."""
-        self._closed = True
+        self.is_closed = True
         for channel in self._channels.values():
             channel.close()
 
-    async def watch(self, run_id: str, after: int = 0) -> AsyncGenerator[Event]:
-        """The run's events with higher numbers than `after`, until the run is over and all were given."""
+    async def watch(self, run_id: str, after: int = 0) -> AsyncGenerator[Sequence[Event]]:
+        """The run's events with higher numbers than `after`, until the run is over and all were given.
+
+        Those that are there together are given together. All watchers are given the same objects.
+        """
         after = max(after, 0)
         channel = self._channels.get(run_id)
         if channel is None or channel.is_over:
@@ -61,12 +64,11 @@ class EventHub:
         channel.watchers += 1
         WATCHERS.inc()
         try:
-            while not self._closed and (events := await channel.after(after)):
-                for event in events:
-                    if channel.is_closed:
-                        return
-                    after = event.number
-                    yield event
+            while not self.is_closed and (events := await channel.after(after)):
+                if channel.is_closed:
+                    return
+                after = events[-1].number
+                yield events
         finally:
             WATCHERS.dec()
             channel.watchers -= 1
@@ -89,7 +91,8 @@ class _Channel:
         self._seems_over = False
         self._woken = asyncio.Event()
         self._woken.set()
-        self._reading = asyncio.Lock()
+        self._is_read = False
+        self._news = asyncio.Event()
 
     def wake(self) -> None:
         self._woken.set()
@@ -114,15 +117,21 @@ class _Channel:
                 continue
             if self.is_over:
                 return []
-            async with self._reading:
-                # Whoever held the lock before may have read what this one waits for.
-                if not self._has(number):
-                    await self._read()
+            await self._read_once()
         return []
 
-    def _has(self, number: int) -> bool:
-        """Whether there is something to answer with."""
-        return number < self._last or self.is_over or self.is_closed
+    async def _read_once(self) -> None:
+        """Read, or wait until the watcher that reads already has: all the others are woken at once."""
+        if self._is_read:
+            await self._news.wait()
+            return
+        self._is_read = True
+        try:
+            await self._read()
+        finally:
+            self._is_read = False
+            self._news.set()
+            self._news = asyncio.Event()
 
     def _buffered(self, number: int) -> list[Event]:
         if not self._buffer or self._buffer[0].number > number + 1:

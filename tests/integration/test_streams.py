@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, cast
 
@@ -40,6 +40,13 @@ def _counting(count: int, gates: Gates | None = None) -> Builder:
         return {}
 
     return StateGraph(State).add_node("node", node).add_edge(START, "node")
+
+
+async def _each(together: AsyncIterator[Sequence[Event]]) -> AsyncIterator[Event]:
+    """What a hub gives together, one by one."""
+    async for events in together:
+        for event in events:
+            yield event
 
 
 async def _all(events: AsyncIterator[Event], after: int = 0) -> list[Event]:
@@ -160,7 +167,7 @@ async def test_many_watchers_cost_few_queries(stage: Stage) -> None:
     shared = EventHub(cast("RunStore", store))
     before = WATCHERS._value.get()
     run = await stage.running()
-    tasks = [asyncio.create_task(_all(shared.watch(run.run_id))) for _ in range(200)]
+    tasks = [asyncio.create_task(_all(_each(shared.watch(run.run_id)))) for _ in range(200)]
     await until(lambda: WATCHERS._value.get() == before + 200)
     for mark in range(1, 21):
         event = NewEvent("custom", {"payload": mark})
@@ -178,7 +185,7 @@ async def test_many_watchers_cost_few_queries(stage: Stage) -> None:
 async def test_a_lost_notice_costs_time_only(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "_LOOK_EVERY_S", 0.05)
     run = await stage.running()
-    watched = asyncio.create_task(_all(EventHub(stage.store).watch(run.run_id)))
+    watched = asyncio.create_task(_all(_each(EventHub(stage.store).watch(run.run_id))))
     await stage.ended(run, DONE)
     assert _states(await watched) == ["pending", "running", "completed"]
 
@@ -189,7 +196,7 @@ async def test_the_store_is_away_for_a_while(stage: Stage, monkeypatch: pytest.M
     shared = EventHub(cast("RunStore", store))
     run = await stage.running()
     store.down = True
-    watched = asyncio.create_task(_all(shared.watch(run.run_id)))
+    watched = asyncio.create_task(_all(_each(shared.watch(run.run_id))))
     await until(lambda: store.asked["events_after"] > 3)
     await stage.ended(run, DONE)
     store.down = False
@@ -210,9 +217,9 @@ async def test_whoever_reads_for_all_may_leave(stage: Stage) -> None:
     store = Slow(stage.store)
     shared = EventHub(cast("RunStore", store))
     run = await stage.running()
-    first = asyncio.create_task(_all(shared.watch(run.run_id)))
+    first = asyncio.create_task(_all(_each(shared.watch(run.run_id))))
     await until(lambda: store.asked["events_after"] == 1)
-    second = asyncio.create_task(_all(shared.watch(run.run_id)))
+    second = asyncio.create_task(_all(_each(shared.watch(run.run_id))))
     await stage.ended(run, DONE)
     shared.wake([run.run_id])
     await until(lambda: store.asked["events_after"] == 2)
@@ -224,7 +231,7 @@ async def test_whoever_reads_for_all_may_leave(stage: Stage) -> None:
 async def test_a_run_that_is_deleted_meanwhile() -> None:
     store = MemoryRunStore()
     run = await Stage(store).running()
-    watch = EventHub(store).watch(run.run_id)
+    watch = _each(EventHub(store).watch(run.run_id))
     assert (await anext(watch)).number == 1
     store._runs.clear()
     store._events.clear()
