@@ -12,7 +12,8 @@ RUN /opt/holdfast/bin/pip install --no-deps .
 
 FROM python:3.13-slim
 
-RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin holdfast
+RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin holdfast \
+    && install -d -o 10001 -m 700 /var/lib/holdfast
 COPY --from=build /opt/holdfast /opt/holdfast
 # Fewer malloc arenas: large values come and go in several threads, and each arena keeps its own peak.
 ENV PATH=/opt/holdfast/bin:$PATH PYTHONUNBUFFERED=1 MALLOC_ARENA_MAX=2

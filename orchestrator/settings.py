@@ -24,6 +24,8 @@ __all__ = ["DEFAULT_ORGANIZATION", "ORGANIZATION", "OrchestratorSettings", "pars
 DEFAULT_ORGANIZATION = "default"
 MIN_WORKER_TOKEN_CHARS = 16
 _WORKER_TOKEN = re.compile(rf"[\x21-\x7e]{{{MIN_WORKER_TOKEN_CHARS},}}")
+# What a header can hold: of anything else, clients send other bytes than were set.
+_TOKEN = re.compile(r"[\x20-\x7e]+")
 # No slash: it ends the organization in the id under which a thread's checkpoints are kept.
 ORGANIZATION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
@@ -175,11 +177,11 @@ def parse_tokens(text: str) -> dict[str, str]:
     tokens: dict[str, str] = {}
     for entry in text.split(","):
         token, _, organization = entry.strip().rpartition(":")
-        if not token or not ORGANIZATION.fullmatch(organization):
+        if not _TOKEN.fullmatch(token) or not ORGANIZATION.fullmatch(organization):
             raise PydanticCustomError(
                 "tokens",
-                "takes token:organization,… where an organization is 1 to 63 letters, digits, dots, dashes "
-                "and underscores",
+                "takes token:organization,… where a token is ASCII without control characters, and an organization is "
+                "1 to 63 letters, digits, dots, dashes and underscores",
             )
         if tokens.setdefault(token, organization) != organization:
             raise PydanticCustomError("tokens", "takes every token once, with one organization")

@@ -10,9 +10,10 @@ failed() {
 }
 succeeded() { printf 'OK: %s\n' "$*"; }
 
-# Set `holdfast`: HOLDFAST where it is set, otherwise the checkout's, otherwise what PATH has.
+# Find the command: HOLDFAST where it is set (several words, too), otherwise the checkout's, otherwise what PATH has.
 find_holdfast() {
-    holdfast=${HOLDFAST:-$root/.venv/bin/holdfast}
+    holdfast=$root/.venv/bin/holdfast
     [ -n "${HOLDFAST:-}" ] || [ -x "$holdfast" ] || holdfast=$(command -v holdfast) \
         || wrong "there is no holdfast on the PATH and no .venv in $root: name it with HOLDFAST"
 }
+hold() { if [ -n "${HOLDFAST:-}" ]; then $HOLDFAST "$@"; else "$holdfast" "$@"; fi; }

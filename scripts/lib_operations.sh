@@ -13,6 +13,7 @@ OPERATIONS_CONF names.
   --url URL         SERVER_URL      the server; by default http://127.0.0.1:PORT
   --wait SECONDS    WAIT_SECONDS    how long the server may take to be healthy; by default 120
   --dry-run                         say what would be done; change nothing
+HOLDFAST names the command, by default the checkout's or the one on the PATH.
 HELP
 }
 
@@ -66,7 +67,7 @@ settle() {
     if [ "$service" = compose ]; then
         # In a container beside the others, with the settings that docker-compose.yml gives them.
         compose='docker compose --profile app'
-        holdfast=${HOLDFAST:-$compose run --rm -T --no-deps app}
+        HOLDFAST=${HOLDFAST:-$compose run --rm -T --no-deps app}
         file=${file:-/var/lib/holdfast/moved-runs.jsonl} url=${url:-http://app:3456}
     else
         find_holdfast
@@ -126,7 +127,7 @@ succeeded() {
 
 # holdfast, with the server's settings.
 hf() {
-    if [ "$service" = compose ]; then $holdfast "$@"; else $holdfast --env-file "$env_file" "$@"; fi </dev/null
+    if [ "$service" = compose ]; then hold "$@"; else hold --env-file "$env_file" "$@"; fi </dev/null
 }
 # Say a command and do it; with --dry-run only say it.
 act() {
@@ -137,6 +138,15 @@ act() {
 }
 # A command of the service.
 control() { act sh -c "$1" </dev/null; }
+
+# Write every unfinished run to the file, taken out of PostgreSQL. What root writes belongs to the directory's owner, as
+# the server does that is to read it.
+export_runs() {
+    act hf runs export --active --leave "$file" || return
+    if [ "$(id -u)" = 0 ] && [ "$service" != compose ]; then
+        act chown -- "$(ls -ldn -- "$(dirname -- "$file")" | awk '{ print $3 }')" "$file" "$file.lock"
+    fi
+}
 
 # Where the file of runs is from: postgres, memory, missing; or fail.
 origin() {
@@ -162,7 +172,10 @@ setting() {
         }' "$env_file"
 }
 flag() {
-    case $(setting USE_POSTGRES_SAVER | tr '[:upper:]' '[:lower:]') in
+    said=$(setting USE_POSTGRES_SAVER | tr '[:upper:]' '[:lower:]')
+    # docker-compose.yml has it on where .env does not say.
+    [ "$service" != compose ] || said=${said:-on}
+    case $said in
     true | 1 | yes | on) echo on ;;
     false | 0 | no | off) echo off ;;
     *) return 1 ;;

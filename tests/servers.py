@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -28,6 +29,9 @@ class Server:
     """One address at which the server is started, possibly several times."""
 
     command = "serve"
+    # Whether it is an interpreter of its own, and not a fork: for what is read from the environment at its start.
+    is_begun_anew = False
+    ready_within_s = 30.0
 
     def __init__(self, directory: Path, environment: Mapping[str, str], *arguments: str) -> None:
         self.port = free_port()
@@ -38,22 +42,23 @@ class Server:
         self._directory = directory
         self._environment = environment
         self._arguments = arguments
-        self._process: Forked | None = None
+        self._process: Forked | subprocess.Popen[bytes] | None = None
 
     async def start(self, **changes: str) -> None:
         """Start it and wait until it is ready; `changes` go on top of its environment."""
         self._process = self._spawn({**self._environment, **changes})
-        await until(self._ready, timeout_s=30, what="the server is ready")
+        await until(self._ready, timeout_s=self.ready_within_s, what="the server is ready")
 
-    def _spawn(self, environment: Mapping[str, str]) -> Forked:
+    def _spawn(self, environment: Mapping[str, str]) -> Forked | subprocess.Popen[bytes]:
+        arguments = [self.command, *self._arguments]
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "PORT": str(self.port), **environment}
         with self.log_file.open("ab") as log:
-            return fork_holdfast(
-                [self.command, *self._arguments],
-                cwd=self._directory,
-                env={**os.environ, "PYTHONPATH": str(ROOT), "PORT": str(self.port), **environment},
-                stdout=log,
-                stderr=log,
-            )
+            if self.is_begun_anew:
+                command = [*HOLDFAST, *arguments]
+                return subprocess.Popen(
+                    command, cwd=self._directory, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                )
+            return fork_holdfast(arguments, cwd=self._directory, env=env, stdout=log, stderr=log)
 
     async def _ready(self) -> bool:
         assert self._process is not None

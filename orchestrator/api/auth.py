@@ -24,7 +24,7 @@ def organization_of(tokens: Mapping[str, str], authorization: str | None) -> str
     found = None
     # All are compared, each in constant time, so that the time of an answer tells nothing about any token.
     for token, organization in tokens.items():
-        if hmac.compare_digest(token.encode(), shown.strip().encode("utf-8", "surrogateescape")):
+        if hmac.compare_digest(token.encode(), shown.strip().encode("utf-8", "surrogatepass")):
             found = organization
     if found is None:
         raise UnauthorizedError

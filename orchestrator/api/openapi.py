@@ -33,14 +33,13 @@ _REASONS: Mapping[int, str] = {
     503: "PostgreSQL does not answer, or the server is being stopped; ask again shortly.",
 }
 _STREAM = "text/event-stream"
-_TEXT: dict[str, Any] = {"type": "string"}
 # What a stream consists of, and nothing of it is longer than an event: `data` is one event's JSON.
 _EVENT: dict[str, Any] = {
     "type": "object",
     "required": ["id", "event", "data"],
     "properties": {
         "id": {"type": "string", "pattern": "^[0-9]+$"},
-        "event": {"enum": ["state", "activity", "checkpoint", "custom", "message", "signal"]},
+        "event": {"enum": ["state", "activity", "checkpoint", "custom", "message", "signal", "document"]},
         "data": {"type": "string", "contentMediaType": "application/json"},
         "retry": {"type": "integer"},
     },
@@ -127,7 +126,7 @@ def describe_api(app: FastAPI) -> dict[str, Any]:
         components["schemas"] = kept | schemas["$defs"]
         components["securitySchemes"] = {
             "api": {"type": "http", "scheme": "bearer", "description": "A token from API_TOKENS, where they are set."},
-            "worker": {"type": "http", "scheme": "bearer", "description": "WORKER_TOKEN."},
+            "worker": {"type": "http", "scheme": "bearer", "description": "WORKER_TOKEN"},
         }
         for (method, path), answers in ANSWERS.items():
             _describe(document["paths"][path][method], answers, asks=bool(app.state.tokens))
@@ -156,10 +155,17 @@ def _describe(operation: dict[str, Any], answers: Answers, *, asks: bool) -> Non
 def _answer(status: int, shape: type[shapes.Shape] | tuple[str, ...], texts: Mapping[int, str]) -> dict[str, Any]:
     described: dict[str, Any] = {"description": texts.get(status, "It is so.")}
     if isinstance(shape, tuple):
-        content: dict[str, Any] = {media: {"schema": _EVENT if media == _STREAM else _TEXT} for media in shape}
+        content: dict[str, Any] = {media: {"schema": _schema_of(media)} for media in shape}
     else:
         content = _json(shape)
     return described | ({"content": content} if content else {})
+
+
+def _schema_of(media: str) -> dict[str, Any]:
+    """What is in an answer of this media type, as far as a schema can say."""
+    if media == _STREAM:
+        return _EVENT
+    return {"type": "object" if media.endswith("json") else "string"}
 
 
 def _json(shape: type[shapes.Shape]) -> dict[str, Any]:

@@ -46,7 +46,7 @@ class ErrorBody(Shape):
 
     code: str
     message: str
-    status: RunStatus = RunStatus.PENDING
+    status: RunStatus | None = None
 
 
 class ErrorAnswer(Shape):
@@ -108,7 +108,7 @@ class RunState(Shape):
     started_at: str | None
     updated_at: str
     completed_at: str | None
-    left_at: str = ""
+    left_at: str | None = None
     signals: list[SentSignal] = []
 
 
@@ -234,7 +234,7 @@ class Ready(Shape):
     """Whether runs can be started here now; where not, why."""
 
     status: Literal["ready", "not ready"]
-    reason: str = ""
+    reason: str | None = None
 
 
 class Checkpointer(Shape):
@@ -244,8 +244,8 @@ class Checkpointer(Shape):
     checkpointer: str
     durable: bool
     postgres: dict[str, Any]
-    rollout: dict[str, Any] = {}
-    error: str = ""
+    rollout: dict[str, Any] | None = None
+    error: str | None = None
 
 
 class ServerHealth(Shape):

@@ -80,6 +80,6 @@ def _check_token(orchestrator: Orchestrator, authorization: str | None) -> None:
     scheme, _, shown = (authorization or "").partition(" ")
     # Compared in constant time, and where none is set with nothing that could be shown.
     expected = held.get_secret_value().encode() if held is not None else b""
-    is_right = hmac.compare_digest(expected, shown.strip().encode("utf-8", "surrogateescape"))
+    is_right = hmac.compare_digest(expected, shown.strip().encode("utf-8", "surrogatepass"))
     if held is None or scheme.lower() != "bearer" or not is_right:
         raise UnauthorizedError("WORKER_TOKEN")

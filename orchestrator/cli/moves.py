@@ -140,6 +140,9 @@ async def reclaim_runs(*, dry_run: bool, as_json: bool) -> int:
     if as_json:
         print_json({"dryRun": dry_run, "runs": found})
         return 0
+    if not found:
+        print("0 runs have left and are not back")
+        return 0
     verb = "would go on" if dry_run else "go on"
     print(
         f"{_states(found)} {verb} in PostgreSQL from where they left; what they did elsewhere since is not known here "
@@ -148,13 +151,17 @@ async def reclaim_runs(*, dry_run: bool, as_json: bool) -> int:
     return 0
 
 
+def _is_missing(path: Path) -> bool:
+    return not os.path.lexists(path)
+
+
 async def verify_file(path: Path, url: str | None = None, *, as_json: bool) -> int:
     """Check a file from its first line to its checksum, and say what it holds.
 
     With `url` also that the server there has as many runs at least. Exit code 1 where it has fewer.
     """
     setup_logging("text", "WARNING")
-    if as_json and not os.path.lexists(path):
+    if as_json and _is_missing(path):
         print_json({"file": str(path), "missing": True})
         return 1
     summary = await asyncio.to_thread(summary_of, path)

@@ -22,6 +22,7 @@ from orchestrator.exporting import exporting, stop_exporting
 from orchestrator.logs import setup_logging
 from orchestrator.opening import Role, open_orchestrator
 from orchestrator.queues.proxies import HttpProxy
+from orchestrator.runs.model import check_queue
 from orchestrator.settings import OrchestratorSettings
 
 __all__ = ["work"]
@@ -37,6 +38,8 @@ def work(path: Path | None, *, concurrency: int | None, queues: str, app_url: st
     overrides: dict[str, Any] = {"app_url": app_url} if app_url else {}
     settings = OrchestratorSettings(**overrides)
     setup_logging(settings.log_format, settings.log_level, secrets=settings.secrets())
+    given = (name for each in queues.split(",") if (name := each.strip()))
+    names = tuple(check_queue(name, settings.job_prefix) for name in given)
     if not settings.use_postgres_saver:
         raise SettingsError(
             "a worker takes runs that other processes started, which are in PostgreSQL: set USE_POSTGRES_SAVER"
@@ -44,7 +47,7 @@ def work(path: Path | None, *, concurrency: int | None, queues: str, app_url: st
     role = Role(
         "worker",
         concurrency=concurrency or settings.worker_concurrency,
-        queues=tuple(name for each in queues.split(",") if (name := each.strip())),
+        queues=names,
         proxy=_proxy(settings, file),
     )
     graphs: Mapping[str, Graph] = {} if role.proxy else all_graphs(settings, file)

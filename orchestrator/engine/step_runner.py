@@ -4,8 +4,11 @@ function returns JSON             → completed
 function raises                   → pending until its retry, or failed
 it returns what is no JSON        → failed: it would do so again
 it has lost too many workers      → failed, without being called
-this process stops                → pending, free for any worker; not counted as an attempt
+it is cut off, as at a stop       → pending, free for any worker; not counted as an attempt
 the step was taken from us        → nothing is written
+
+Whatever cuts the work off, the row is not left behind as ours: this process renews the leases of all its rows, so that
+nobody would take it over. What can't be written at once is written in the background, as long as the process lives.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -36,6 +39,7 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 _RETRY_EVERY_S = 1.0
 _HAND_BACK_WITHIN_S = 3.0
+_HANDED_BACK = StepEnd(StepStatus.PENDING, retry_after_s=0.0, handed_back=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,7 @@ class StepRunner:
     max_losses: int
     secrets: Sequence[str] = field(default=(), repr=False)
     _under_way: set[str] = field(default_factory=set, init=False)
+    _unwritten: set[asyncio.Task[None]] = field(default_factory=set, init=False)
 
     async def work(self, step_id: str) -> None:
         """Run a step if it is pending and known here; otherwise leave it."""
@@ -70,18 +75,23 @@ class StepRunner:
                 known.queue,
             )
             return
-        # Until it is answered: a claim whose answer is lost may have made the step ours.
-        step = await _until_stored(lambda: self.store.claim_step(known, self.owner))
+        try:
+            # Until it is answered: a claim whose answer is lost may have made the step ours.
+            step = await _until_stored(lambda: self.store.claim_step(known, self.owner))
+        except asyncio.CancelledError:
+            self._write_later(replace(known, attempt=known.attempt + 1, lease_owner=self.owner), _HANDED_BACK)
+            raise
         if step is None:
             return
         reached("step claimed", step.run_id)
+        end = _HANDED_BACK
         try:
             end = await self._attempt(step)
+            reached("step attempted", step.run_id)
+            await self._end(step, end)
         except asyncio.CancelledError:
-            await self._hand_back(step)
+            await self._leave(step, end)
             raise
-        reached("step attempted", step.run_id)
-        await self._end(step, end)
 
     async def _attempt(self, step: Step) -> StepEnd:
         if step.losses >= self.max_losses:
@@ -128,15 +138,29 @@ class StepRunner:
         if not held:
             _log.warning("[WorkflowOrchestrator] step %s was taken over; its end here is dropped", step.step_id)
 
-    async def _hand_back(self, step: Step) -> None:
-        """Free a step that is cut off, for another worker to begin again. Where that fails, it is taken over."""
+    async def _leave(self, step: Step, end: StepEnd) -> None:
+        """Write the end of what was cut off: free for another worker to begin again, or what it had come to."""
         try:
             async with asyncio.timeout(_HAND_BACK_WITHIN_S):
-                await self.store.end_step(step, StepEnd(StepStatus.PENDING, retry_after_s=0.0, handed_back=True))
+                await self.store.end_step(step, end)
         except (DatabaseUnavailableError, TimeoutError):
-            _log.warning("[WorkflowOrchestrator] step %s could not be handed back; it is taken over", step.step_id)
+            _log.warning("[WorkflowOrchestrator] step %s was cut off; that can't be written yet", step.step_id)
+            self._write_later(step, end)
         else:
-            _log.info("[WorkflowOrchestrator] step %s of run %s is handed back", step.name, step.run_id)
+            what = "handed back" if end.handed_back else str(end.status)
+            _log.info("[WorkflowOrchestrator] step %s of run %s is %s", step.name, step.run_id, what)
+
+    def _write_later(self, step: Step, end: StepEnd) -> None:
+        """Write the end when the store takes it. Where this process ends first, others see that, and take the step."""
+        task = asyncio.create_task(self._write(step, end), name=f"ending step {step.step_id}")
+        self._unwritten.add(task)
+        task.add_done_callback(self._unwritten.discard)
+
+    async def _write(self, step: Step, end: StepEnd) -> None:
+        try:
+            await _until_stored(lambda: self.store.end_step(step, end))
+        except Exception:
+            _log.exception("[WorkflowOrchestrator] step %s of run %s could not be ended", step.name, step.run_id)
 
 
 async def _until_stored(send: Callable[[], Awaitable[T]]) -> T:

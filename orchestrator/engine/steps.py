@@ -34,7 +34,7 @@ from orchestrator.engine.attempt import Attempt, current_attempt, idempotency_ke
 from orchestrator.engine.retry import DEFAULT_RETRY
 from orchestrator.errors import InvalidPayloadError, StepFailedError
 from orchestrator.runs.jsonable import check_payload
-from orchestrator.runs.model import Json, new_run_id
+from orchestrator.runs.model import Json, check_queue, new_run_id
 from orchestrator.runs.steps import NewStep, Step, StepStatus
 
 __all__ = ["STEPS", "StepFunction", "as_step_json", "step"]
@@ -92,6 +92,7 @@ def step(
         if dispatch == "inline":
             inline: Any = task(name=known_as, retry_policy=retry)
             return cast("Callable[P, Any]", inline(function))
+        check_queue(queue)
         STEPS[known_as] = StepFunction(known_as, function, retry or DEFAULT_RETRY)
         return _dispatched(function, known_as, queue, priority)
 

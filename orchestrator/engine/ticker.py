@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 
 from orchestrator.errors import DatabaseUnavailableError
 
 __all__ = ["Ticker"]
 
 _log = logging.getLogger(__name__)
+_CANCEL_AGAIN_AFTER_S = 1.0
 
 
 class Ticker:
@@ -30,10 +30,11 @@ class Ticker:
 
     async def stop(self) -> None:
         """End ticking; a tick under way is cut off."""
-        if self._task is not None:
+        while self._task is not None and not self._task.done():
             self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+            # Again: on Python 3.11 `asyncio.wait_for`, which drivers wait with, swallows a cancellation that comes
+            # just when what it waits for has come, and the loop would tick on for ever.
+            await asyncio.wait({self._task}, timeout=_CANCEL_AGAIN_AFTER_S)
 
     async def _loop(self) -> None:
         while True:

@@ -88,9 +88,11 @@ def _shown(value: float, unit: str) -> str:
 
 
 def _section(entry: Entry, numbers: Mapping[str, Any]) -> Iterator[str]:
-    quick = ", --quick" if numbers.get("quick") else ""
+    quick = " --quick" if numbers.get("quick") else ""
+    machine = numbers.get("machine", {})
+    beside = "".join(f", {name} {machine[name]}" for name in ("load before", "disk") if name in machine)
     yield f'<h2 id="{entry.name}">{escape(entry.about)}</h2>'
-    yield f'<p class="small"><code>./scripts/bench {entry.name}</code>{quick}</p>'
+    yield f'<p class="small"><code>./scripts/bench {entry.name}{quick}</code>{escape(beside)}</p>'
     if not numbers:
         yield f'<p class="missed">{escape(entry.problem or "It has not been run.")}</p>'
         return

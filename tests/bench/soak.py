@@ -98,7 +98,9 @@ async def _under_load(process: Process, port: int, dsn: str, seconds: float, con
 
     async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as conn, asyncio.TaskGroup() as group:
         working = group.create_task(load())
-        while not working.done():
+        over = False
+        while not over:
+            over = working.done()
             looks.append(Look(monotonic() - begun, done, process.ps.memory_info().rss / 2**20, await _stored_mib(conn)))
             if len(looks) % 20 == 0:
                 console.print(f"  {looks[-1]}")

@@ -101,7 +101,7 @@ def _resident(looks: Sequence[Look]) -> float:
 
 
 def draw(report: SoakReport, path: Path) -> None:
-    """Write the chart as PNG: memory and storage over the number of runs."""
+    """Write the chart as PNG: memory and storage over time."""
     canvas = Canvas(figsize=(12, 9), layout="constrained")
     grid = canvas.add_gridspec(2, 2, height_ratios=(3, 2))
     _lines(canvas.add_subplot(grid[0, 0]), report, "resident_mib", "resident memory of the server, MiB")
@@ -116,9 +116,9 @@ def _lines(axes: Axes, report: SoakReport, of: str, title: str) -> None:
         ("nothing forgotten", report.grown, "#d98880"),
     )
     for label, looks, colour in series:
-        axes.plot([look.runs for look in looks], [getattr(look, of) for look in looks], color=colour, label=label)
+        axes.plot([look.seconds for look in looks], [getattr(look, of) for look in looks], color=colour, label=label)
     axes.set_ylim(bottom=0)
-    axes.set_xlabel("runs")
+    axes.set_xlabel("seconds")
     axes.set_title(title, fontsize=11)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=9, frameon=False)

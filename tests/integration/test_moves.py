@@ -165,6 +165,20 @@ class TestFiles:
             assert (await import_runs_again(places)) == 6
             cast.check(await cast.end(o))
 
+    async def test_what_has_all_that_left_is_not_written_again(self, places: Places) -> None:
+        cast = Cast()
+        await leave(places, cast)
+        written = places.file.stat().st_ino
+        async with places.saver() as saver:
+            again = await export_active(saver, places.file, leaves=True)
+            assert (again.runs, again.marked, places.file.stat().st_ino) == (LEFT, {}, written)
+            async with opened(places.postgres, cast) as o:
+                late = await o.start("asking", {"text": "late"})
+                await until(lambda: _is(o, late.run_id, RunStatus.WAITING), what="the late run waits")
+            assert (await export_active(saver, places.file, leaves=True)).marked == {"waiting": 1}
+        assert places.file.stat().st_ino != written
+        assert summary_of(places.file).runs == {**LEFT, "waiting": 3}
+
     async def test_what_only_the_file_has_is_not_written_over(self, places: Places) -> None:
         cast = Cast()
         async with opened(places.memory, cast) as o:

@@ -25,6 +25,14 @@ SHELL_SCRIPTS = (
     "scripts/check",
     "scripts/lock",
     "scripts/bench",
+    "scripts/docs",
+    "scripts/chaos",
+    "scripts/lib_files.sh",
+    "scripts/lib_operations.sh",
+    "scripts/rollback",
+    "scripts/rollforward",
+    "scripts/export-active",
+    "scripts/verify",
     ".ci/run",
 )
 SETTINGS = {name.upper() for name in OrchestratorSettings.model_fields}
@@ -133,7 +141,7 @@ def test_compose_waits_for_a_healthy_database_and_keeps_its_data() -> None:
     assert "/api/health/ready" in str(services["app"]["healthcheck"]["test"])
     volumes = [volume.partition(":") for volume in services["postgres"]["volumes"]]
     assert [(name, target) for name, _, target in volumes] == [("postgres-data", "/var/lib/postgresql")]
-    assert set(compose()["volumes"]) == {"postgres-data"}
+    assert set(compose()["volumes"]) == {"postgres-data", "moved-runs"}
 
 
 def test_compose_publishes_to_this_machine_only() -> None:
@@ -145,7 +153,8 @@ def test_compose_publishes_to_this_machine_only() -> None:
 def test_compose_sets_only_settings_that_exist() -> None:
     environment = compose()["services"]["app"]["environment"]
     assert set(environment) <= SETTINGS
-    assert environment["USE_POSTGRES_SAVER"] == "true"
+    # On, unless .env says otherwise, as a rollback has it.
+    assert environment["USE_POSTGRES_SAVER"] == "${USE_POSTGRES_SAVER:-true}"
 
 
 def test_image_does_not_run_as_root_and_names_what_it_copies() -> None:

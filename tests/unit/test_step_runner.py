@@ -120,3 +120,48 @@ async def test_what_is_cut_off_is_handed_back(runner: StepRunner, store: Store) 
         await work
     row = await store.get_step(step.step_id)
     assert (row.status, row.attempt, row.losses) == (StepStatus.PENDING, 0, 0)
+
+
+@pytest.mark.parametrize("moment", ["claim", "answer", "end"])
+async def test_what_is_cut_off_while_the_server_is_away_is_not_left_behind(
+    runner: StepRunner, store: Store, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Its row would be renewed with all others of this process, so that nobody took it over."""
+    monkeypatch.setattr(step_runner, "_HAND_BACK_WITHIN_S", 0.01)
+    called: list[int] = []
+
+    def function() -> str:
+        called.append(1)
+        return "done"
+
+    step = await pushed(store, function)
+    store.refuse_claims = 10**9 if moment == "claim" else 0
+    store.refuse_ends = 10**9
+    if moment == "answer":
+        claim = store.claim_step
+
+        async def claim_unanswered(seen: Step, owner: int) -> Step | None:
+            await claim(seen, owner)
+            raise store.error
+
+        monkeypatch.setattr(store, "claim_step", claim_unanswered)
+    work = asyncio.create_task(runner.work(step.step_id))
+
+    async def is_stuck() -> bool:
+        begun = (await store.get_step(step.step_id)).status is StepStatus.RUNNING
+        return bool(called) if moment == "end" else begun if moment == "answer" else store.refuse_claims < 10**9
+
+    await until(is_stuck)
+    work.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await work
+    store.refuse_ends = 0
+
+    async def is_told() -> bool:
+        return (await store.get_step(step.step_id)).status is not StepStatus.RUNNING
+
+    await until(is_told)
+    row = await store.get_step(step.step_id)
+    ended = (StepStatus.COMPLETED, 1) if moment == "end" else (StepStatus.PENDING, 0)
+    assert (row.status, row.attempt, row.lease_owner) == (*ended, None)
+    await until(lambda: not runner._unwritten)
