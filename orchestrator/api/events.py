@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request
@@ -25,7 +25,12 @@ from starlette.responses import Response
 from orchestrator.api.auth import Organization
 from orchestrator.api.views import event_view
 from orchestrator.engine.service import Orchestrator
-from orchestrator.errors import InvalidRequestError, ThreadNotFoundError
+from orchestrator.errors import (
+    DatabaseUnavailableError,
+    InvalidRequestError,
+    RunNotFoundError,
+    ThreadNotFoundError,
+)
 from orchestrator.runs.events import Event
 from orchestrator.runs.model import Run, check_identifier
 
@@ -95,10 +100,12 @@ async def streamed_events(request: Request, run: Run, after: int) -> Response:
 async def _messages(orchestrator: Orchestrator, run: Run, after: int) -> AsyncIterator[bytes]:
     # Part of the first event: a browser takes a message without data for none.
     prefix = f"retry: {_RETRY_AFTER_MS}\r\n".encode()
-    async with aclosing(orchestrator.stream_together(run.run_id, after=after)) as together:
-        async for events in together:
-            yield prefix + b"".join(map(_encoded, events))
-            prefix = b""
+    # The answer has begun: all that can be told of a lost database is its end, after which a client asks again.
+    with suppress(DatabaseUnavailableError, RunNotFoundError):
+        async with aclosing(orchestrator.stream_together(run.run_id, after=after)) as together:
+            async for events in together:
+                yield prefix + b"".join(map(_encoded, events))
+                prefix = b""
 
 
 _recent: OrderedDict[tuple[str, int], bytes] = OrderedDict()
