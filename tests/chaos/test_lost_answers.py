@@ -117,10 +117,11 @@ async def test_a_transition_is_done_once(line: Line) -> None:
     async with line.fails(held, "WITH ended AS (", lambda: row("claim")["status"] == "completed"):
         fleet.open("gate")
     await fleet.completed(run_id)
-    await until(lambda: f"run {run_id} completed after" in server.log)
+    # A claim that was rolled back leaves the run to whoever claims it next.
+    await until(lambda: any(f"run {run_id} completed after" in each.log for each in fleet.servers))
 
     # The transition itself was found to be done, and not later, as a run that nobody drives.
-    assert "not under way" not in server.log
+    assert all("not under way" not in each.log for each in fleet.servers)
     for key in ("create", "claim"):
         found = row(key)
         assert (found["status"], found["attempt"], found["losses"]) == ("completed", 1, 0)
