@@ -22,6 +22,7 @@ BENCHES = {
     "http": "Runs over HTTP, beside graph.ainvoke",
     "batch": "A batch of documents, beside a plain loop",
     "extraction": "How right the offline extraction is",
+    "crowd": "Saves and loads while 100 and 400 runs are under way",
     "recovery": "From the death of a server to the next node elsewhere",
     "soak": "Memory and storage under a load that goes on",
 }
