@@ -50,18 +50,19 @@ def _found(fleet: Fleet, batch_id: str) -> dict[str, Any]:
     return {"mentions": mentions, "evidence": evidence, "counts": counts}
 
 
-def _nothing_finished_ran_again(fleet: Fleet, batch_id: str, interrupted: str) -> None:
-    """Only the node that was under way was run twice.
+def _nothing_finished_ran_again(fleet: Fleet, batch_id: str) -> None:
+    """Only what was under way when a process was killed was run twice: a node for every process that was lost.
 
     `extract` is also interrupted by its wait. What a process had not written when it was killed is missing.
     """
+    losses = fleet.row(batch_id)["losses"]
     rows = fleet.activities(batch_id)
     begun = Counter(row["activity"] for row in rows if row["status"] != "interrupted")
     completed = Counter(row["activity"] for row in rows if row["status"] == "completed")
     order = list(NODES.values())
-    assert set(order[order.index(interrupted) :]) <= set(begun) <= set(order), rows
+    assert len(set(order) - set(begun)) <= losses, rows
     assert max(completed.values()) == 1, rows
-    assert {node for node, times in begun.items() if times > 1} <= {interrupted}, rows
+    assert sum(times > 1 for times in begun.values()) <= losses, rows
     ran = [order.index(row["activity"]) for row in rows]
     assert ran == sorted(ran), rows
 
@@ -83,7 +84,7 @@ async def test_a_kill_in_a_state(postgres_dsn: str, tmp_path: Path, corpus: Path
         assert beside["losses"] <= 1
         for each in (batch_id, other_batch):
             assert _found(fleet, each) == _found(fleet, whole)
-            _nothing_finished_ran_again(fleet, each, NODES[state])
+            _nothing_finished_ran_again(fleet, each)
             children = fleet.rows("SELECT status FROM workflow_metadata WHERE batch_id = %s", [each])
             assert [child["status"] for child in children] == ["completed"] * 12
 
@@ -103,7 +104,7 @@ async def test_the_only_server_is_killed_in_a_later_state(
         [row] = await fleet.completed(batch_id)
         assert row["losses"] == 1
         assert _found(fleet, batch_id) == _found(fleet, whole)
-        _nothing_finished_ran_again(fleet, batch_id, NODES[state])
+        _nothing_finished_ran_again(fleet, batch_id)
 
 
 async def test_a_kill_while_the_documents_are_read(postgres_dsn: str, tmp_path: Path, corpus: Path) -> None:
