@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -133,6 +134,8 @@ class _Serving:
                 timeout_graceful_shutdown=_ANSWER_WITHIN_S,
             )
             self._server = _Server(config)
+            # What is there by now stays to the end: collecting garbage need not go through it again and again.
+            gc.freeze()
             _log.info(
                 "[WorkflowOrchestrator] listening on %s (workflows: %s)",
                 _shown(self._listener),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -82,6 +83,8 @@ async def _until_signal(
     try:
         async with open_orchestrator(graphs, settings=settings, role=role, schedules=schedules) as orchestrator:
             stop.opened()
+            # What is there by now stays to the end: collecting garbage need not go through it again and again.
+            gc.freeze()
             _log.info(
                 "[WorkflowOrchestrator] working on %s, %s at once (%s)",
                 ", ".join(role.queues) or "flow, step",
