@@ -36,6 +36,7 @@ from checkpointer.snapshot import write_snapshot
 from checkpointer.whereabouts import bucket_of
 from tests.checkpoints import at, everything, history, put, values_of
 from tests.postgres import Cluster
+from tests.waiting import until
 
 
 @asynccontextmanager
@@ -291,7 +292,16 @@ async def test_threads_in_memory_go_on_while_postgres_is_away(cluster: Cluster) 
                 with pytest.raises(SaverUnavailableError):
                     await values_of(saver, at(name))
             assert (await check_health(saver, settings)).status == "unhealthy"
-        await put(saver, at(unknown), {"n": 1})
+
+        async def is_placed() -> bool:
+            # The pool looks for the server now and then, and this saver waits for it for 0.3 s only.
+            try:
+                await put(saver, at(unknown), {"n": 1})
+            except SaverUnavailableError:
+                return False
+            return True
+
+        await until(is_placed, what="the server is found again")
         assert await saver.find(unknown) == "memory"
         assert await values_of(saver, at(durable)) == {"n": 1}
 
