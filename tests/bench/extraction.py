@@ -88,8 +88,9 @@ def recorded() -> dict[str, dict[str, float]]:
 
 def _report() -> ExtractionReport:
     scores, before = measured(), recorded()
+    # As many digits as the baseline has.
     figures = [
-        Figure(f"{measure}: F1", [types[ALL].f1], before.get(measure, {}).get(ALL), "at least")
+        Figure(f"{measure}: F1", [round(types[ALL].f1, 4)], before.get(measure, {}).get(ALL), "at least")
         for measure, types in scores.items()
     ]
     return ExtractionReport(scores, len(labelled_documents()), figures, {})
