@@ -66,6 +66,7 @@ CHECKPOINT = "checkpoint"
 _FORMAT = "holdfast-threads"
 _VERSION = 1
 _LISTS_OF = 32
+_PARTIAL = ".partial"
 
 Record = dict[str, Any]
 
@@ -233,13 +234,15 @@ async def saved_of(record: Record, serde: SerializerProtocol, recent: RecentValu
 class ThreadFileWriter(AbstractContextManager["ThreadFileWriter"]):
     """Writes a file of records; leaving the block without an error completes it.
 
-    Raises `ThreadFileError` where it can't be written.
+    With `verifies` it is read again before it gets its name. Raises `ThreadFileError` where it can't be written; then
+    nothing of it is left, and what had its name before still has.
     """
 
-    def __init__(self, path: Path, about: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, path: Path, about: Mapping[str, Any] | None = None, *, verifies: bool = False) -> None:
         self.path = path
+        self._verifies = verifies
         self.counts: Counter[str] = Counter()
-        self._partial = path.with_name(path.name + ".partial")
+        self._partial = path.with_name(path.name + _PARTIAL)
         self._about = dict(about or {})
         self._hash = hashlib.sha256()
         self._stack = ExitStack()
@@ -275,19 +278,18 @@ class ThreadFileWriter(AbstractContextManager["ThreadFileWriter"]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        complete = False
         try:
             with self._told(), self._stack:
                 if kind is None:
                     self._put_end()
-                    complete = True
+            if kind is None:
+                if self._verifies:
+                    verify_thread_file(self._partial)
+                with self._told():
+                    self._partial.replace(self.path)
+                    _sync_directory(self.path.parent)
         finally:
-            if not complete:
-                self._partial.unlink(missing_ok=True)
-        if complete:
-            with self._told():
-                self._partial.replace(self.path)
-                _sync_directory(self.path.parent)
+            self._partial.unlink(missing_ok=True)  # which has its name by now, if all went well
 
     def _put_end(self) -> None:
         self._out.write(_dump({"kind": "end", "counts": dict(self.counts), "sha256": self._hash.hexdigest()}))
@@ -359,7 +361,7 @@ def verify_thread_file(path: Path) -> FileSummary:
 def _lines(path: Path) -> Iterator[bytes]:
     try:
         with path.open("rb") as file:
-            if path.suffix == ".zst":
+            if path.name.removesuffix(_PARTIAL).endswith(".zst"):
                 with zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True) as plain:
                     yield from io.BufferedReader(cast("io.RawIOBase", plain))
             else:

@@ -209,7 +209,7 @@ async def export_threads(
     Raises `TransferError` for a thread that the source does not have or that can't be read, and `ThreadFileError`.
     """
     done = Transferred()
-    with ThreadFileWriter(path) as out:
+    with ThreadFileWriter(path, verifies=True) as out:
         async for thread_id in list_thread_ids(source) if thread_ids is None else _stream(dict.fromkeys(thread_ids)):
             before = done.checkpoints
             async for record in thread_records(source, thread_id):
@@ -220,7 +220,6 @@ async def export_threads(
                 raise TransferError(thread_id, "is not in the source")
             done.copied += 1
             on_progress(done)
-    verify_thread_file(path)
     return done
 
 

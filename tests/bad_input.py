@@ -197,6 +197,10 @@ ADDRESSES = (
         "two documents of one id", 422, "invalid_request", "/api/batches", {"documents": [{"text": "", "id": "a"}] * 2}
     ),
     post("NUL in a path", 422, "invalid_request", "/api/batches", {"paths": ["a\0b"]}),
+    get("merges after a word", 422, "invalid_request", f"/api/batches/{NOBODY}/merges?after=b"),
+    get("an entity that is not there", 404, "entity_not_found", f"/api/entities/{NOBODY}"),
+    get("SQL as an entity's id", 404, "entity_not_found", "/api/entities/'; DROP TABLE x"),
+    post("undoing a merge that is not there", 404, "merge_not_found", f"/api/merges/{NOBODY}/undo"),
     get("a batch that is not there", 404, "batch_not_found", f"/api/batches/{NOBODY}"),
     get("a run that is no batch", 404, "batch_not_found", "/api/batches/DONE"),
     get("documents after -2", 422, "invalid_request", f"/api/batches/{NOBODY}/documents?after=-2"),

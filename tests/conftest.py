@@ -5,20 +5,32 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import IO
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck, settings
 from psycopg.conninfo import conninfo_to_dict
 
 from checkpointer import CheckpointerSettings
 from checkpointer.migrations import MIGRATIONS
 from checkpointer.postgres import schema as tables
 from orchestrator.migrations import ALL_MIGRATIONS
+from tests import postgres
+from tests.bench import processes
+from tests.forking import fork_holdfast
 from tests.postgres import Cluster, fresh_database, own_cluster
 
 _PREFIXES = ("POSTGRES_", "CHECKPOINT_", "HOLDFAST_", "API_TOKENS", "USE_POSTGRES_SAVER", "WORKER_", "RUN_", "MEMORY_")
+
+# An example may take long on a machine that is busy, and says nothing of the code. The examples are the same in every
+# run, so that the suite's word depends on the code alone; to look for others: `--hypothesis-profile=default`.
+settings.register_profile(
+    "suite", deadline=None, derandomize=True, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("suite")
 
 
 @pytest.fixture(autouse=True)
@@ -85,6 +97,22 @@ def checkpointer_settings(postgres_dsn: str) -> CheckpointerSettings:
         postgres_connect_attempts=2,
         postgres_connect_backoff=0.05,
     )
+
+
+@pytest.fixture
+def quick_benches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clusters of benches are in memory, their processes forks: the way through is tried here, not the figures."""
+    begun, directory_of = processes._begun, postgres._directory
+
+    def forked(
+        directory: Path, arguments: list[str], environment: Mapping[str, str], log: IO[bytes], profile: Path | None
+    ) -> object:
+        if profile is not None:
+            return begun(directory, arguments, environment, log, profile)
+        return fork_holdfast(arguments, cwd=directory, env=environment, stdout=log, stderr=log)
+
+    monkeypatch.setattr(processes, "_begun", forked)
+    monkeypatch.setattr(postgres, "_directory", lambda on_disk: directory_of(on_disk=False))
 
 
 @pytest.fixture

@@ -32,4 +32,4 @@ async def writers_wait(dsn: str, number: int = 1) -> None:
             row = await cursor.fetchone()
             return row is not None and row[0] >= number
 
-        await until(waiting, what="writers wait for the lock")
+        await until(waiting, timeout_s=60, what="writers wait for the lock")

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 
 from tests import service
+from tests.forking import fork_address, run_holdfast, write_command
 from tests.postgres import free_port
 from tests.servers import ROOT
 from tests.waiting import until
@@ -107,7 +108,8 @@ class Site:
 
     def command(self, verb: str) -> str:
         """What tells the service manager."""
-        return f"'{sys.executable}' '{service.__file__}' {verb} '{self.directory}'"
+        words = ["-S", "-m", "tests.service", verb, str(self.directory), fork_address()]
+        return f"PYTHONPATH={shlex.quote(str(ROOT))} {shlex.join([sys.executable, *words])}"
 
     @property
     def halves(self) -> list[str]:
@@ -117,13 +119,8 @@ class Site:
     @property
     def environment(self) -> dict[str, str]:
         """Of scripts and commands that are run here."""
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        return {
-            **os.environ,
-            "PATH": path,
-            "HOLDFAST": str(Path(sys.executable).with_name("holdfast")),
-            "COLUMNS": "200",
-        }
+        path = f"{self.directory / 'bin'}{os.pathsep}{os.environ['PATH']}"
+        return {**os.environ, "PATH": path, "HOLDFAST": str(self.directory / "bin/holdfast"), "COLUMNS": "200"}
 
     def spawn(self, script: str, *arguments: str) -> subprocess.Popen[str]:
         """Start one of `scripts/` here, with all that it starts in a group of its own."""
@@ -135,7 +132,7 @@ class Site:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            start_new_session=True,
+            process_group=0,
         )
 
     async def run(self, script: str, *arguments: str) -> Done:
@@ -146,10 +143,7 @@ class Site:
 
     async def holdfast(self, *arguments: str) -> Done:
         """Run the command with the settings that are here."""
-        line = [self.environment["HOLDFAST"], *arguments]
-        done = await asyncio.to_thread(
-            subprocess.run, line, cwd=self.directory, env=self.environment, capture_output=True, text=True, timeout=120
-        )
+        done = await asyncio.to_thread(run_holdfast, arguments, cwd=self.directory, env=self.environment)
         assert done.returncode == 0, done.stderr + done.stdout
         return Done(done.returncode, done.stdout)
 
@@ -164,7 +158,7 @@ class Site:
     async def start(self) -> None:
         """Start the server, where it does not run, and wait until it is ready."""
         # By another process: this one is not to be its parent.
-        await asyncio.to_thread(subprocess.run, shlex.split(self.command("start")), check=True)
+        await asyncio.to_thread(subprocess.run, ["sh", "-c", self.command("start")], check=True)
         await until(self._ready, timeout_s=60, what="the server is ready")
 
     async def stop(self) -> None:
@@ -227,21 +221,24 @@ def _until_step(process: subprocess.Popen[str], step: str) -> str | None:
 async def site(directory: Path, dsn: str, settings: Mapping[str, str] | None = None) -> AsyncIterator[Site]:
     """A server that is not started yet, on the database; stopped at the end."""
     port = free_port()
-    given = {"POSTGRES_CONNECTION_STRING": f"'{dsn}'", "PORT": str(port), "DRAIN_TIMEOUT": "1", **(settings or {})}
+    given = {"POSTGRES_CONNECTION_STRING": f"'{dsn}'", "PORT": str(port), "DRAIN_TIMEOUT": "0.3", **(settings or {})}
     lines = ["# the settings", "USE_POSTGRES_SAVER=true", *(f"{name}={value}" for name, value in given.items())]
     (directory / ".env").write_text("\n".join(lines) + "\n")
     (directory / ".env").chmod(0o600)
+    (directory / "bin").mkdir()
+    write_command(directory / "bin/holdfast")
     (directory / "langgraph.json").write_text(json.dumps(GRAPHS))
     (directory / "cast.py").write_text(CAST)
     url = f"http://127.0.0.1:{port}"
     headers = {"Connection": "close"}
-    async with httpx.AsyncClient(base_url=url, timeout=20, trust_env=False, headers=headers) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=60, trust_env=False, headers=headers) as client:
         place = Site(directory, client, url)
         try:
             yield place
         finally:
-            if (process := service.running(directory)) is not None:
-                process.kill()
+            if (pid := service.running(directory)) is not None:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
 
 @dataclass

@@ -163,7 +163,7 @@ async def open_stage(settings: CheckpointerSettings) -> AsyncIterator[Stage]:
     async with open_saver(settings, migrations=(MIGRATIONS,)) as saver:
         assert isinstance(saver, PooledPostgresSaver)
         conninfo = str(saver.pool.conninfo)
-        connections = [WorkerConnection(conninfo, pooler="none", connect_timeout_s=5) for _ in range(2)]
+        connections = [WorkerConnection(conninfo, pooler="none", connect_timeout_s=30) for _ in range(2)]
         async with open_postgres_runs(saver.pool, connections, saver.schema) as store:
             stage = Stage(store, saver)
             try:

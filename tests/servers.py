@@ -31,13 +31,13 @@ class Server:
     command = "serve"
     # Whether it is an interpreter of its own, and not a fork: for what is read from the environment at its start.
     is_begun_anew = False
-    ready_within_s = 30.0
+    ready_within_s = 60.0
 
     def __init__(self, directory: Path, environment: Mapping[str, str], *arguments: str) -> None:
         self.port = free_port()
         self.log_file = directory / "server.log"
         self.client = httpx.AsyncClient(
-            base_url=f"http://127.0.0.1:{self.port}", timeout=10, trust_env=False, headers={"Connection": "close"}
+            base_url=f"http://127.0.0.1:{self.port}", timeout=60, trust_env=False, headers={"Connection": "close"}
         )
         self._directory = directory
         self._environment = environment
@@ -93,7 +93,7 @@ class Server:
         """Ask it to stop and return its exit code."""
         assert self._process is not None
         self._process.send_signal(number)
-        return await asyncio.to_thread(self._process.wait, 20)
+        return await asyncio.to_thread(self._process.wait, 60)
 
     async def get(self, path: str) -> Any:
         """The JSON of a GET that succeeds."""
@@ -114,7 +114,7 @@ class Server:
             run = await self.get(started["statusUrl"])
             return run if run["status"] in {"completed", "failed"} else None
 
-        return await until(over, timeout_s=30, what=f"run {started['runId']} is over")
+        return await until(over, timeout_s=90, what=f"run {started['runId']} is over")
 
     async def close(self) -> None:
         """Kill what is left."""

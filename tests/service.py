@@ -1,4 +1,5 @@
-"""A service manager in its smallest form: `python service.py start|stop|restart DIRECTORY` serves what is in it.
+"""A service manager in its smallest form: `python -S -m tests.service start|stop|restart DIRECTORY ADDRESS` serves what
+is in the directory, by the fork server at the address (`tests.forking`).
 
 The server's settings are the directory's `.env`, its graphs those of `langgraph.json`; its pid is in `pid`. Like
 systemd's, `start` does nothing where the server runs, and `stop` nothing where it does not.
@@ -7,61 +8,57 @@ systemd's, `start` does nothing where the server runs, and `stop` nothing where 
 from __future__ import annotations
 
 import os
-import subprocess
+import signal
+import socket
 import sys
+import time
 from pathlib import Path
 
-import psutil
+from tests.forked import begin
 
 __all__ = ["running", "start", "stop"]
 
-_SERVE = """
-import os, pathlib, sys
-pathlib.Path("pid").write_text(str(os.getpid()))
-from orchestrator.cli import main
-sys.argv = ["holdfast", "serve", "--graphs", "langgraph.json"]
-main()
-"""
 
-
-def running(directory: Path) -> psutil.Process | None:
-    """The server of the directory, while it runs."""
+def running(directory: Path) -> int | None:
+    """The pid of the directory's server, while it runs."""
     try:
-        process = psutil.Process(int((directory / "pid").read_text()))
-        return None if process.status() == psutil.STATUS_ZOMBIE else process
-    except (OSError, ValueError, psutil.Error):
+        pid = int((directory / "pid").read_text())
+        os.kill(pid, 0)
+    except (OSError, ValueError):
         return None
+    return pid
 
 
-def start(directory: Path) -> None:
-    """Start the server, in a session of its own: it does not end with who starts it."""
+def start(directory: Path, address: str) -> None:
+    """Start the server, in a session of its own: it does not end with who starts it.
+
+    Its pid is known before it begins, so there is no moment in which it runs and `stop` does not see it.
+    """
     if running(directory) is not None:
         return
-    with (directory / "server.log").open("ab") as log:
-        subprocess.Popen(
-            [sys.executable, "-c", _SERVE],
-            cwd=directory,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+    os.chdir(directory)
+    with (
+        Path("server.log").open("ab") as log,
+        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server,
+    ):
+        pid = begin(server, address, ["serve", "--graphs", "langgraph.json"], (log.fileno(), log.fileno()), 0)
+        Path("pid").write_text(str(pid))
+        server.send(b"!")
 
 
 def stop(directory: Path) -> None:
     """Stop the server in good order, and wait until it is gone."""
-    process = running(directory)
-    if process is None:
+    pid = running(directory)
+    if pid is None:
         return
-    process.terminate()
-    while (gone := running(directory)) is not None and gone == process:
-        psutil.wait_procs([process], timeout=0.1)
+    os.kill(pid, signal.SIGTERM)
+    while running(directory) == pid:
+        time.sleep(0.01)
 
 
 if __name__ == "__main__":
-    _, command, where = sys.argv
+    _, command, where, address = sys.argv
     if command in ("stop", "restart"):
         stop(Path(where))
     if command in ("start", "restart"):
-        start(Path(where))
+        start(Path(where), address)

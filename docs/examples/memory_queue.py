@@ -21,17 +21,17 @@ class MemoryQueue:
 
     async def start(self, handle: Handler, *, queues: Sequence[str], concurrency: int) -> None:
         self.stopping = False
-        self.workers = [asyncio.create_task(self._work(handle, queues)) for _ in range(concurrency)]
+        self.workers = [asyncio.create_task(self._run(handle, kind, queues)) for kind in ["flow", "step"] * concurrency]
 
     async def stop(self) -> None:
         self.stopping = True
         await asyncio.gather(*self.workers)
 
-    async def _work(self, handle: Handler, queues: Sequence[str]) -> None:
+    async def _run(self, handle: Handler, kind: str, queues: Sequence[str]) -> None:
         while not self.stopping:
             await asyncio.sleep(0.01)
             now = datetime.now(UTC)
-            due = [each for each in self.waiting if each.queue in queues and (each.run_at or now) <= now]
+            due = [m for m in self.waiting if m.kind == kind and m.queue in queues and (m.run_at or now) <= now]
             if due:
                 self.waiting.remove(message := max(due, key=lambda each: each.priority))  # of equals, the first
                 try:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI
 
 from checkpointer import tracing
-from orchestrator.api import batches, control, events, health, hooks, invoke, runs, worker
+from orchestrator.api import batches, control, events, health, hooks, invoke, merges, runs, worker
 from orchestrator.api.errors import install_error_handlers
 from orchestrator.api.openapi import describe_api
 from orchestrator.engine.service import Orchestrator
@@ -34,7 +34,7 @@ def create_app(orchestrator: Orchestrator, *, ping_every_s: float = 15.0) -> Fas
     app.state.orchestrator = orchestrator
     app.state.ping_every_s = ping_every_s
     app.state.tokens = orchestrator.settings.tokens
-    for part in (invoke, runs, events, control, batches, hooks, worker, health):
+    for part in (invoke, runs, events, control, batches, merges, hooks, worker, health):
         app.include_router(part.router)
     install_error_handlers(app)
     app.openapi = partial(describe_api, app)  # type: ignore[method-assign]

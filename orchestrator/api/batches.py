@@ -11,7 +11,8 @@ from starlette.responses import Response, StreamingResponse
 
 from orchestrator.api.auth import Organization
 from orchestrator.api.body import Identifier, JsonBody, documented, read_body
-from orchestrator.api.events import After, LastEventId, first_event, streamed_events
+from orchestrator.api.events import first_event, streamed_events
+from orchestrator.api.parameters import After, BatchId, LastEventId
 from orchestrator.api.views import AsciiJsonResponse, batch_view, document_view
 from orchestrator.batches.formats import MEDIA_TYPES, exported
 from orchestrator.batches.request import MAX_TITLE_CHARS
@@ -35,24 +36,42 @@ Label: TypeAlias = Annotated[str, WithJsonSchema({"type": "string", "minLength":
 
 
 class InlineBody(JsonBody):
-    """A document that comes with the request. Its `id`, by default `#` and its number, is its key in the batch."""
+    """A document that comes with the request."""
 
     text: str
+    """What to read. One that is empty or not text fails alone, in the batch."""
     title: Label | None = None
+    """What it is called. Absent, its first heading or line."""
     id: Label | None = None
+    """Its key in the batch; two of one id get 422 `invalid_request`. Absent, `#` and its number from 1."""
 
 
 class BatchBody(JsonBody):
     """What to extract from: `paths` below DOCUMENTS_DIR, or the `documents` themselves."""
 
     # For the document: what `BatchInput` checks.
-    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["paths"]}, {"required": ["documents"]}]})
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [{"required": ["paths"]}, {"required": ["documents"]}],
+            "examples": [
+                {"paths": ["reports"], "title": "Reports of May", "idempotencyKey": "reports-2026-05"},
+                {"documents": [{"id": "a", "text": "Acme Corporation acquired Globex."}], "policy": "all"},
+            ],
+        }
+    )
 
     paths: Annotated[list[str], WithJsonSchema(_PATHS)] | SkipJsonSchema[None] = None
+    """Files, and directories with all below them, under `DOCUMENTS_DIR` where that is set; 1 to 10,000. Either these or
+    `documents`. One that can't be read, or leads out of there, fails alone, in the batch."""
     documents: Annotated[list[InlineBody], Field(json_schema_extra={"minItems": 1})] | SkipJsonSchema[None] = None
+    """The documents themselves, one or more. Either these or `paths`."""
     title: Label | None = None
+    """What the batch is called, printable. Absent, it is called nothing."""
     policy: Literal["all", "some"] = "some"
+    """`all`: the batch fails with the first document that does. `some`: it goes on while one is left."""
     idempotency_key: Identifier | None = None
+    """What is sent again under the same key gives the batch that the first made; with another body it gets 409
+    `idempotency_conflict`. Absent, every request starts a batch."""
 
     def given(self) -> dict[str, Any]:
         """The input of the batch's run."""
@@ -60,9 +79,10 @@ class BatchBody(JsonBody):
 
 
 class RetryBody(JsonBody):
-    """Sent again under the same key, it is the same batch."""
+    """Nothing but a key, and that only if you like."""
 
     idempotency_key: Identifier | None = None
+    """What is sent again under the same key gives the batch that the first made. Absent, every request starts one."""
 
 
 @router.post("", status_code=202, openapi_extra=documented(BatchBody))
@@ -77,7 +97,7 @@ async def create_batch(request: Request, organization: Organization) -> Response
 
 
 @router.get("/{batch_id}", responses=_REFUSALS)
-async def get_batch(request: Request, batch_id: str, organization: Organization) -> Response:
+async def get_batch(request: Request, batch_id: BatchId, organization: Organization) -> Response:
     """The batch's state, how many documents each state has dealt with, and the first that failed."""
     orchestrator = _orchestrator(request)
     run = await find_batch(orchestrator.store, batch_id, organization)
@@ -87,13 +107,13 @@ async def get_batch(request: Request, batch_id: str, organization: Organization)
 @router.get("/{batch_id}/documents", responses=_REFUSALS)
 async def get_documents(
     request: Request,
-    batch_id: str,
+    batch_id: BatchId,
     organization: Organization,
-    failed: bool = False,
-    limit: Annotated[int, Query(ge=1, le=500)] = 100,
-    after: Annotated[int, Query(ge=-1, lt=2**31)] = -1,
+    failed: Annotated[bool, Query(description="Only those that failed.")] = False,
+    limit: Annotated[int, Query(ge=1, le=500, description="How many at most.")] = 100,
+    after: Annotated[int, Query(ge=-1, lt=2**31, description="The `nextAfter` of the page before.")] = -1,
 ) -> Response:
-    """A page of the batch's documents in their order; `after` takes the `nextAfter` of the page before."""
+    """A page of the batch's documents in their order."""
     orchestrator = _orchestrator(request)
     run = await find_batch(orchestrator.store, batch_id, organization)
     rows = await list_documents(orchestrator.store, run.run_id, only_failed=failed, after=after, limit=limit)
@@ -104,7 +124,7 @@ async def get_documents(
 @router.get("/{batch_id}/events", responses=_REFUSALS)
 async def batch_events(
     request: Request,
-    batch_id: str,
+    batch_id: BatchId,
     organization: Organization,
     after: After = None,
     last_event_id: LastEventId = None,
@@ -120,7 +140,10 @@ async def batch_events(
     responses={**_REFUSALS, 501: {"description": "The extra `batches` is not installed on the server."}},
 )
 async def export(
-    request: Request, batch_id: str, organization: Organization, format: Literal["jsonld", "graphml", "svg"] = "jsonld"
+    request: Request,
+    batch_id: BatchId,
+    organization: Organization,
+    format: Annotated[Literal["jsonld", "graphml", "svg"], Query(description="What to make.")] = "jsonld",
 ) -> Response:
     """What the batch's documents hold, so far: entities, relations, and where they were read.
 
@@ -140,7 +163,7 @@ async def export(
 @router.post(
     "/{batch_id}/retry", status_code=202, responses=_REFUSALS, openapi_extra=documented(RetryBody, optional=True)
 )
-async def retry(request: Request, batch_id: str, organization: Organization) -> Response:
+async def retry(request: Request, batch_id: BatchId, organization: Organization) -> Response:
     """Start a batch of only those documents that failed; 409 where none has, or the batch is not over."""
     body = await read_body(request, RetryBody, optional=True)
     orchestrator = _orchestrator(request)

@@ -18,7 +18,17 @@ from orchestrator.api.errors import shape_problems
 from orchestrator.errors import BodyTooLargeError, InvalidRequestError, MalformedBodyError
 from orchestrator.runs.model import MAX_IDENTIFIER_CHARS
 
-__all__ = ["IDENTIFIER", "MAX_BODY_BYTES", "Identifier", "JsonBody", "Whole", "documented", "read_body", "read_json"]
+__all__ = [
+    "IDENTIFIER",
+    "MAX_BODY_BYTES",
+    "WHOLE",
+    "Identifier",
+    "JsonBody",
+    "Nothing",
+    "documented",
+    "read_body",
+    "read_json",
+]
 
 MAX_BODY_BYTES = 1 << 20
 # What is over the limit is read and thrown away up to here: a server that closes while a client is still sending
@@ -27,9 +37,16 @@ MAX_DISCARDED_BYTES = 16 << 20
 
 
 class JsonBody(BaseModel):
-    """A JSON object with just the fields that are known, in camelCase, and nothing converted."""
+    """A JSON object with just the fields that are known, in camelCase, and nothing converted.
 
-    model_config = ConfigDict(alias_generator=to_camel, extra="forbid", strict=True)
+    The text below a field describes it, in the OpenAPI document too.
+    """
+
+    model_config = ConfigDict(alias_generator=to_camel, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+class Nothing(JsonBody):
+    """No fields: the path says it all."""
 
 
 # What `check_identifier` takes.
@@ -46,8 +63,8 @@ def _whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-# JSON knows one kind of number: 7.0 is a whole one.
-Whole: TypeAlias = Annotated[int, BeforeValidator(_whole)]
+# JSON knows one kind of number: 7.0 is a whole one. Bounds stand before it, or the document would not have them.
+WHOLE = BeforeValidator(_whole)
 
 M = TypeVar("M", bound=JsonBody)
 
@@ -87,7 +104,8 @@ def _inlined(schema: Any, parts: dict[str, Any]) -> Any:
     if not isinstance(schema, dict):
         return schema
     if isinstance(name := schema.get("$ref"), str):
-        return _inlined(parts[name], parts)
+        # What stands beside the reference is said of this place, and goes before what is said of the part.
+        return _inlined(parts[name] | {key: value for key, value in schema.items() if key != "$ref"}, parts)
     return {key: _inlined(value, parts) for key, value in schema.items()}
 
 

@@ -15,14 +15,13 @@ import json
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
-from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Request
-from pydantic import WithJsonSchema
+from fastapi import APIRouter, Request
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.responses import Response
 
 from orchestrator.api.auth import Organization
+from orchestrator.api.parameters import After, LastEventId, RunId, ThreadId
 from orchestrator.api.views import event_view
 from orchestrator.engine.service import Orchestrator
 from orchestrator.errors import (
@@ -34,22 +33,16 @@ from orchestrator.errors import (
 from orchestrator.runs.events import Event
 from orchestrator.runs.model import Run, check_identifier
 
-__all__ = ["After", "LastEventId", "first_event", "router", "streamed_events"]
+__all__ = ["first_event", "router", "streamed_events"]
 
 router = APIRouter()
 _RETRY_AFTER_MS = 1000
 _MOST_RECENT = 500
-LastEventId = Annotated[
-    str | None,
-    Header(alias="Last-Event-ID", max_length=50),
-    WithJsonSchema({"type": "string", "pattern": "^[0-9]{0,18}$"}),
-]
-After = Annotated[int | None, Query(ge=0, le=2**62)]
 
 
 @router.get("/api/runs/{run_id}/events")
 async def run_events(
-    request: Request, run_id: str, organization: Organization, after: After = None, last_event_id: LastEventId = None
+    request: Request, run_id: RunId, organization: Organization, after: After = None, last_event_id: LastEventId = None
 ) -> Response:
     """A run's events, those that were and those that come."""
     orchestrator: Orchestrator = request.app.state.orchestrator
@@ -60,7 +53,7 @@ async def run_events(
 @router.get("/api/invoke-status/stream/{thread_id:path}")
 async def thread_events(
     request: Request,
-    thread_id: str,
+    thread_id: ThreadId,
     organization: Organization,
     after: After = None,
     last_event_id: LastEventId = None,

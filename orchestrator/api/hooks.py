@@ -6,9 +6,9 @@ Nothing is told about the run, and no token is written anywhere: who reads one m
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Path, Request
 from starlette.responses import Response
 
 from orchestrator.api.body import read_json
@@ -25,11 +25,13 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
 }
 _ANYTHING: dict[str, Any] = {"requestBody": {"required": False, "content": {"application/json": {"schema": {}}}}}
 
+Token = Annotated[str, Path(description="What `create_hook` gave out; any other gets 404 `hook_not_found`.")]
+
 router = APIRouter()
 
 
 @router.post("/.well-known/workflow/v1/webhook/{token}", status_code=202, responses=_REFUSALS, openapi_extra=_ANYTHING)
-async def use_hook(request: Request, token: str) -> Response:
+async def use_hook(request: Request, token: Token) -> Response:
     """Answer the run that gave this address out. Takes any JSON; no body is null."""
     payload = await read_json(request)
     if not _TOKEN.fullmatch(token):

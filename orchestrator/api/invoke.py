@@ -12,7 +12,8 @@ from pydantic_core import PydanticCustomError
 from starlette.responses import Response
 
 from orchestrator.api.auth import Organization
-from orchestrator.api.body import Identifier, JsonBody, Whole, documented, read_body
+from orchestrator.api.body import WHOLE, Identifier, JsonBody, documented, read_body
+from orchestrator.api.parameters import ThreadId
 from orchestrator.api.views import AsciiJsonResponse, accepted, run_detail, run_status, signals_view
 from orchestrator.engine.service import Orchestrator
 from orchestrator.errors import InvalidRequestError, ThreadNotFoundError
@@ -34,7 +35,9 @@ class AgentTask(JsonBody):
     """The short form: what the `agent` workflow is to do, and as whom."""
 
     role: str
+    """Whom the agent is to be, such as `researcher`."""
     task: str
+    """What it is to do."""
 
 
 def _form(workflow: object) -> str | None:
@@ -69,13 +72,18 @@ Time: TypeAlias = Annotated[datetime, BeforeValidator(_parse_time)]
 
 
 class Retry(JsonBody):
-    """When a run that fails is tried again. Times are in seconds; what is not given is as the workflow has it."""
+    """When a run that fails is tried again. What is absent is as the workflow has it."""
 
-    max_attempts: Whole | None = Field(default=None, ge=1, le=1000)
-    initial_interval: float | None = Field(default=None, ge=0, le=86_400, allow_inf_nan=False)
-    backoff_factor: float | None = Field(default=None, ge=1, le=100, allow_inf_nan=False)
-    max_interval: float | None = Field(default=None, ge=0, le=604_800, allow_inf_nan=False)
+    max_attempts: Annotated[int, Field(ge=1, le=1000), WHOLE] | None = None
+    """How many attempts may raise an error, the first one included; workflows have 6 unless they say otherwise."""
+    initial_interval: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] | None = None
+    """Seconds before the second attempt; workflows have 1."""
+    backoff_factor: Annotated[float, Field(ge=1, le=100, allow_inf_nan=False)] | None = None
+    """What each pause is longer by than the one before, as a factor; workflows have 2."""
+    max_interval: Annotated[float, Field(ge=0, le=604_800, allow_inf_nan=False)] | None = None
+    """Seconds that no pause is longer than; workflows have 60."""
     jitter: bool | None = None
+    """Whether each pause is shortened at random by up to a half; workflows have true."""
 
     def over(self, policy: RetryPolicy) -> RetryPolicy:
         """The policy with the numbers that were given."""
@@ -91,20 +99,42 @@ class InvokeBody(JsonBody):
             "oneOf": [
                 {"properties": {"workflow": {"type": "string"}}, "required": ["workflow", "input"]},
                 {"properties": {"workflow": {"type": "object"}}, "not": {"required": ["input"]}},
-            ]
+            ],
+            "examples": [
+                {
+                    "workflow": "extraction",
+                    "input": {"text": "Ada Lovelace worked in London."},
+                    "idempotencyKey": "note-1",
+                },
+                {"workflow": {"role": "researcher", "task": "Who was Ada Lovelace?"}, "ifBusy": "reject"},
+            ],
         }
     )
 
     workflow: Workflow
+    """A name of the graph file's, or what the agent is to do. One that the server does not have gets 404
+    `unknown_workflow`."""
     input: Any = None
+    """What the graph starts from; needed with a name, and none with a role and a task. What can't be stored (null,
+    nested over 100 deep, an integer past 64 bits) gets 422 `invalid_payload`."""
     thread_id: Identifier | None = None
+    """The thread to go on with, or to begin. Absent, the run gets one of its own, with the run's id."""
     idempotency_key: Identifier | None = None
+    """What is sent again under the same key gives the run that the first made; with another input or thread it gets 409
+    `idempotency_conflict`. Absent, every request starts a run."""
     if_busy: IfBusy = "enqueue"
+    """Where the thread has an unfinished run: wait for its end, refuse (409 `thread_busy`), or cancel it at its next
+    checkpoint."""
     retry: Retry | None = None
+    """When it is tried again should it fail. Absent, as the workflow has it."""
     queue: Annotated[str, WithJsonSchema(_QUEUE)] = "flow"
-    priority: Whole = Field(default=0, ge=-(2**31), lt=2**31)
+    """The queue whose workers take it: letters, digits, dots, dashes and underscores."""
+    priority: Annotated[int, Field(ge=-(2**31), lt=2**31), WHOLE] = 0
+    """Of the runs that wait in a queue, the one with the highest goes first."""
     start_at: Time | None = None
+    """Not to be begun before this time, with its zone, such as `2026-11-20T10:00:00Z`. Absent or past: at once."""
     timeout_seconds: float = Field(default=30.0, ge=0, le=3600, allow_inf_nan=False)
+    """Seconds to wait for the run to settle; the run goes on after that. `/api/invoke/async` does not wait."""
 
     @model_validator(mode="after")
     def _one_input(self) -> Self:
@@ -164,7 +194,7 @@ async def invoke(request: Request, organization: Organization) -> Response:
 
 
 @router.get("/api/invoke-status/status/{thread_id:path}")
-async def thread_status(request: Request, thread_id: str, organization: Organization) -> Response:
+async def thread_status(request: Request, thread_id: ThreadId, organization: Organization) -> Response:
     """The thread's newest run, with the signals that were sent to it."""
     try:
         check_identifier("thread id", thread_id)

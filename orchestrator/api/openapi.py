@@ -38,10 +38,24 @@ _EVENT: dict[str, Any] = {
     "type": "object",
     "required": ["id", "event", "data"],
     "properties": {
-        "id": {"type": "string", "pattern": "^[0-9]+$"},
-        "event": {"enum": ["state", "activity", "checkpoint", "custom", "message", "signal", "document"]},
-        "data": {"type": "string", "contentMediaType": "application/json"},
-        "retry": {"type": "integer"},
+        "id": {
+            "type": "string",
+            "pattern": "^[0-9]+$",
+            "description": "The event's number, from 1, for `Last-Event-ID`.",
+        },
+        "event": {
+            "enum": ["state", "activity", "checkpoint", "custom", "message", "signal", "document"],
+            "description": "Its kind; docs/runs.md tells what each has.",
+        },
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "description": "`runId`, `number`, `kind`, `at`, and what its kind has.",
+        },
+        "retry": {
+            "type": "integer",
+            "description": "Milliseconds after which to come back once the stream broke off.",
+        },
     },
 }
 
@@ -99,6 +113,9 @@ ANSWERS: Mapping[tuple[str, str], Answers] = {
     ("get", "/api/batches/{batch_id}/documents"): Answers({200: shapes.BatchDocuments}, (404,)),
     ("get", "/api/batches/{batch_id}/events"): _EVENTS,
     ("get", "/api/batches/{batch_id}/export"): Answers({200: tuple(MEDIA_TYPES.values())}, (404, 501)),
+    ("get", "/api/batches/{batch_id}/merges"): Answers({200: shapes.Merges}, (404, 501)),
+    ("get", "/api/entities/{entity_id}"): Answers({200: shapes.EntityState}, (404, 501)),
+    ("post", "/api/merges/{merge_id}/undo"): Answers({200: shapes.MergeEntry}, (404, 501)),
     ("post", "/api/batches/{batch_id}/retry"): Answers(_BATCH, (404, 409), texts=_FOUND),
     ("post", "/.well-known/workflow/v1/webhook/{token}"): Answers({202: shapes.Hooked}, (404, 409), token=None),
     ("post", "/.well-known/workflow/v1/flow"): _WORK,

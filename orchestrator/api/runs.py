@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from orchestrator.api.auth import Organization
 from orchestrator.api.body import IDENTIFIER
+from orchestrator.api.parameters import RunId
 from orchestrator.api.views import (
     AsciiJsonResponse,
     activity_view,
@@ -32,10 +33,12 @@ router = APIRouter(prefix="/api/runs")
 async def list_runs(
     request: Request,
     organization: Organization,
-    status: Annotated[list[RunStatus] | None, Query()] = None,
-    workflow: Annotated[str | None, Query(), WithJsonSchema(IDENTIFIER)] = None,
-    limit: Annotated[int, Query(ge=1, le=200)] = 50,
-    cursor: Annotated[str | None, Query(max_length=500)] = None,
+    status: Annotated[list[RunStatus] | None, Query(description="Only those in this state, or these.")] = None,
+    workflow: Annotated[
+        str | None, Query(description="Only those of this workflow."), WithJsonSchema(IDENTIFIER)
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=200, description="How many at most.")] = 50,
+    cursor: Annotated[str | None, Query(max_length=500, description="The `nextCursor` of the page before.")] = None,
 ) -> Response:
     """The organization's runs, newest first, without inputs and outputs. `status` may be given more than once."""
     orchestrator: Orchestrator = request.app.state.orchestrator
@@ -54,7 +57,7 @@ async def list_runs(
 
 
 @router.get("/{run_id}")
-async def get_run(request: Request, run_id: str, organization: Organization) -> Response:
+async def get_run(request: Request, run_id: RunId, organization: Organization) -> Response:
     """One run, with its input and the signals that were sent to it."""
     orchestrator: Orchestrator = request.app.state.orchestrator
     run = await orchestrator.poll(run_id, organization_id=organization)
@@ -63,7 +66,7 @@ async def get_run(request: Request, run_id: str, organization: Organization) -> 
 
 
 @router.get("/{run_id}/activities")
-async def get_activities(request: Request, run_id: str, organization: Organization) -> Response:
+async def get_activities(request: Request, run_id: RunId, organization: Organization) -> Response:
     """What the run went through: one entry per execution of a node, oldest first."""
     orchestrator: Orchestrator = request.app.state.orchestrator
     activities = await orchestrator.activities(run_id, organization_id=organization)
@@ -72,7 +75,10 @@ async def get_activities(request: Request, run_id: str, organization: Organizati
 
 @router.get("/{run_id}/history")
 async def get_history(
-    request: Request, run_id: str, organization: Organization, limit: Annotated[int, Query(ge=1, le=MAX_HISTORY)] = 100
+    request: Request,
+    run_id: RunId,
+    organization: Organization,
+    limit: Annotated[int, Query(ge=1, le=MAX_HISTORY, description="How many at most, the newest.")] = 100,
 ) -> Response:
     """The run's checkpoints, newest first, each with the state as it stood."""
     orchestrator: Orchestrator = request.app.state.orchestrator

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from starlette.responses import JSONResponse
@@ -13,9 +13,12 @@ from starlette.responses import JSONResponse
 from orchestrator.batches.model import Batch, DocumentRow
 from orchestrator.engine.history import CheckpointSummary
 from orchestrator.runs.activity import Activity
-from orchestrator.runs.events import Event
+from orchestrator.runs.events import Event, time_text
 from orchestrator.runs.model import Run
 from orchestrator.runs.signals import Signal
+
+if TYPE_CHECKING:
+    from orchestrator.batches.knowledge import Explanation, Merge
 
 __all__ = [
     "AsciiJsonResponse",
@@ -24,7 +27,9 @@ __all__ = [
     "batch_view",
     "checkpoint_view",
     "document_view",
+    "entity_view",
     "event_view",
+    "merge_view",
     "run_detail",
     "run_status",
     "signals_view",
@@ -187,6 +192,42 @@ def document_view(row: DocumentRow) -> dict[str, Any]:
     }
 
 
+def merge_view(merge: Merge) -> dict[str, Any]:
+    """Why two spellings are one entity, or were."""
+    return {
+        "mergeId": merge.merge_id,
+        "left": merge.left,
+        "right": merge.right,
+        "rule": merge.rule,
+        "score": merge.score,
+        "reason": merge.reason,
+        "survivorId": merge.survivor_id,
+        "absorbedId": merge.absorbed_id,
+        "batchId": merge.batch_id,
+        "createdAt": time_of(merge.at),
+        "undoneAt": time_of(merge.undone_at),
+        "undoneWhy": merge.undone_why,
+    }
+
+
+def entity_view(explained: Explanation) -> dict[str, Any]:
+    """An entity, and what made it."""
+    entity = explained.entity
+    return {
+        "entityId": entity.entity_id,
+        "organizationId": entity.organization_id,
+        "name": entity.name,
+        "type": entity.type,
+        "mentions": entity.mentions,
+        "documents": entity.documents,
+        "spellings": [
+            {"text": alias.surface, "documents": alias.documents, "spelledOut": alias.spelled_out}
+            for alias in explained.aliases
+        ],
+        "merges": [merge_view(merge) for merge in explained.merges],
+    }
+
+
 def time_of(value: datetime | None) -> str | None:
     """A time as clients see it: ISO 8601 in UTC, to the millisecond."""
-    return None if value is None else value.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return None if value is None else time_text(value)

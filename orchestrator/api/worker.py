@@ -18,7 +18,7 @@ from orchestrator.api.body import read_json
 from orchestrator.api.views import AsciiJsonResponse
 from orchestrator.engine.service import Orchestrator
 from orchestrator.errors import InvalidRequestError, UnauthorizedError
-from orchestrator.queues.driver import MessageData
+from orchestrator.queues.driver import FLOW_QUEUE, MessageData
 from orchestrator.queues.proxies import WELL_KNOWN
 from orchestrator.queues.worker import function_proxy
 
@@ -31,16 +31,29 @@ router = APIRouter(prefix=WELL_KNOWN, dependencies=[Depends(_BEARER)])
 
 def _documented(kind: Literal["flow", "step"]) -> dict[str, Any]:
     """What OpenAPI is to say of the messages of a kind."""
+    works_on = "run" if kind == "flow" else "step"
     message = {
         "type": "object",
         "required": ["kind", "id", "name"],
         "properties": {
-            "kind": {"const": kind},
-            "id": {"type": "string", "format": "uuid"},
-            "name": {"type": "string"},
-            "queue": {"type": "string"},
-            "priority": {"type": "integer"},
-            "run_at": {"type": ["string", "null"], "format": "date-time"},
+            "kind": {"const": kind, "description": "What is to be worked on; another kind gets 422 `invalid_request`."},
+            "id": {
+                "type": "string",
+                "format": "uuid",
+                "description": f"The {works_on}'s id. One that is not there, or not pending, needs nothing.",
+            },
+            "name": {"type": "string", "description": "The workflow's or the step's; not used here."},
+            "queue": {
+                "type": "string",
+                "default": FLOW_QUEUE,
+                "description": "The queue it comes from; not used here.",
+            },
+            "priority": {"type": "integer", "default": 0, "description": "The priority it had there; not used here."},
+            "run_at": {
+                "type": ["string", "null"],
+                "format": "date-time",
+                "description": "When it was due there, with its zone; not used here.",
+            },
         },
     }
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": message}}}}

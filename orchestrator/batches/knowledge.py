@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import ClassVar, Literal, Protocol, TypeAlias
+from uuid import UUID
 
 from orchestrator.batches.resolution import Rule
 from orchestrator.batches.spelling import GENERIC_TYPE
@@ -38,6 +39,7 @@ __all__ = [
     "Provenance",
     "Statement",
     "UndoneWhy",
+    "canonical_id",
     "entity_of",
 ]
 
@@ -271,6 +273,12 @@ class KnowledgeStore(Protocol):
         """`evidence` of many: at most `limit` for each."""
         ...
 
+    async def merges(
+        self, organization: str, batch_id: str, *, after: str | None = None, limit: int = 100
+    ) -> list[Merge]:
+        """The merges that the batch made, those that were undone too, oldest first; `after` is the last id before."""
+        ...
+
     async def explain(self, entity_id: str, *, organization: str | None = None) -> Explanation:
         """Raises `EntityNotFoundError`."""
         ...
@@ -282,6 +290,14 @@ class KnowledgeStore(Protocol):
     async def validate(self, batch_id: str) -> list[Problem]:
         """What is wrong with what the batch's documents brought, by document."""
         ...
+
+
+def canonical_id(text: str) -> str:
+    """An id as the stores have it, however it is written (`urn:uuid:` is how exports do); what is none, as it is."""
+    try:
+        return str(UUID(text))
+    except ValueError:
+        return text
 
 
 def entity_of(

@@ -13,9 +13,11 @@ from orchestrator.batches.knowledge import (
     Explanation,
     KnownEntity,
     KnownRelation,
+    Merge,
     Problem,
     Provenance,
     Statement,
+    canonical_id,
     entity_of,
 )
 from orchestrator.batches.knowledge_memory_rows import DocumentRows, MemoryRows
@@ -112,6 +114,14 @@ class MemoryKnowledgeStore(KnowledgeSteps):
     ) -> dict[str, list[Statement]]:
         return {each: await self.evidence(each, batch_id=batch_id, limit=limit) for each in relation_ids}
 
+    async def merges(
+        self, organization: str, batch_id: str, *, after: str | None = None, limit: int = 100
+    ) -> list[Merge]:
+        rows = self._organizations.get(organization)
+        made = [merge for merge, _ in rows.merges.values() if merge.batch_id == batch_id] if rows else []
+        made.sort(key=lambda one: one.merge_id)
+        return [one for one in made if after is None or one.merge_id > after][:limit]
+
     async def explain(self, entity_id: str, *, organization: str | None = None) -> Explanation:
         rows, root = self._root(entity_id, organization)
         entity = await self.entity(entity_id)
@@ -141,6 +151,7 @@ class MemoryKnowledgeStore(KnowledgeSteps):
         return sorted(found)
 
     def _root(self, entity_id: str, organization: str | None) -> tuple[MemoryRows, str]:
+        entity_id = canonical_id(entity_id)
         for name, rows in self._organizations.items():
             if entity_id in rows.spellings and organization in (None, name):
                 return rows, rows.spellings[entity_id].root_id

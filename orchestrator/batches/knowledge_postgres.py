@@ -17,9 +17,11 @@ from orchestrator.batches.knowledge import (
     Explanation,
     KnownEntity,
     KnownRelation,
+    Merge,
     Problem,
     Provenance,
     Statement,
+    canonical_id,
     entity_of,
 )
 from orchestrator.batches.knowledge_rows import PostgresRows, knowledge_queries, merge_of
@@ -100,6 +102,14 @@ class PostgresKnowledgeStore(KnowledgeSteps):
             found.setdefault(str(row["listed_id"]), []).append(_statement(row))
         return found
 
+    async def merges(
+        self, organization: str, batch_id: str, *, after: str | None = None, limit: int = 100
+    ) -> list[Merge]:
+        rows = await self._ask(
+            "merges_of_batch", organization_id=organization, batch_id=batch_id, after=after, limit=limit
+        )
+        return [merge_of(row) for row in rows]
+
     async def explain(self, entity_id: str, *, organization: str | None = None) -> Explanation:
         entity = await self.entity(entity_id, organization=organization)
         aliases = await self._ask("aliases_of_entity", root_id=entity.entity_id)
@@ -142,6 +152,7 @@ class PostgresKnowledgeStore(KnowledgeSteps):
         return [_entity(row, organization) for row in rows]
 
     async def _root(self, entity_id: str, organization: str | None) -> tuple[str, str]:
+        entity_id = canonical_id(entity_id)
         rows = await self._ask("root_of", entity_id=entity_id) if _is_uuid(entity_id) else []
         if not rows or organization not in (None, rows[0]["organization_id"]):
             raise EntityNotFoundError(entity_id)

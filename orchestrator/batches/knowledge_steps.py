@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, 
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from orchestrator.batches.knowledge import DocumentResult, Merge, MergeNotFoundError, UndoneWhy
+from orchestrator.batches.knowledge import DocumentResult, Merge, MergeNotFoundError, UndoneWhy, canonical_id
 from orchestrator.batches.reading import (
     AliasRow,
     EvidenceRow,
@@ -149,6 +149,7 @@ class KnowledgeSteps(ABC):
         return await self.ingest_document(organization, batch_id, document_key, extraction, text)
 
     async def undo_merge(self, merge_id: str, *, organization: str | None = None) -> Merge:
+        merge_id = canonical_id(merge_id)
         owner = await self._owner_of_merge(merge_id)
         if owner is None or organization not in (None, owner):
             raise MergeNotFoundError(merge_id)

@@ -147,6 +147,16 @@ SELECT merge.*, one.name AS left_name, other.name AS right_name
   JOIN {schema}.knowledge_entity AS other ON other.entity_id = merge.right_id
  WHERE merge.merge_id = %(merge_id)s::uuid;
 
+-- name: merges_of_batch
+-- The merges that a batch made, those that were undone too, by id, which is by time.
+SELECT merge.*, one.name AS left_name, other.name AS right_name
+  FROM {schema}.knowledge_merge AS merge
+  JOIN {schema}.knowledge_entity AS one ON one.entity_id = merge.left_id
+  JOIN {schema}.knowledge_entity AS other ON other.entity_id = merge.right_id
+ WHERE merge.batch_id = %(batch_id)s::uuid AND merge.organization_id = %(organization_id)s
+   AND merge.merge_id > coalesce(%(after)s::uuid, '00000000-0000-0000-0000-000000000000'::uuid)
+ ORDER BY merge.merge_id LIMIT %(limit)s;
+
 -- name: merges_of_entity
 -- The merges of all spellings of an entity, those that were undone too, oldest first.
 WITH member AS MATERIALIZED (

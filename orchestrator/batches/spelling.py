@@ -124,7 +124,8 @@ def block_keys(form: str, type_: str) -> tuple[str, ...]:
     squash = spelled_umlauts(form)
     if not squash or type_ in EXACT_TYPES:
         return tuple(keys)
-    keys.append(f"s:{type_}:{squash}")
+    # Where only spaces differ, the words may be of other lengths, and their umlauts be taken otherwise.
+    keys += [f"s:{type_}:{each}" for each in dict.fromkeys((squash, squashed(form)))]
     if type_ in ("organization", "technology", "product"):
         words = len(form.split())
         letters = squashed(form)

@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote
 
-from orchestrator.api.views import batch_view, document_view, run_status
+from orchestrator.api.views import batch_view, document_view, entity_view, merge_view, run_status
 from orchestrator.batches.flow import BATCH
-from orchestrator.batches.service import find_batch, list_documents, view_batch
+from orchestrator.batches.service import BatchNotFoundError, find_batch, list_documents, view_batch
+from orchestrator.batches.stores import require_support, stores_of
 from orchestrator.cli.http import get_json, get_parts, post_json
 from orchestrator.cli.run_source import accept
-from orchestrator.errors import DatabaseUnavailableError, RemoteError
+from orchestrator.errors import DatabaseUnavailableError, OrchestratorError, RemoteError
 from orchestrator.logs import setup_logging
 from orchestrator.opening import open_run_store
 from orchestrator.runs.store import Cursor, RunFilter, RunStore
 from orchestrator.settings import OrchestratorSettings
+
+if TYPE_CHECKING:
+    from orchestrator.batches.knowledge import KnowledgeStore
 
 __all__ = ["BatchSource", "ServerBatches", "StoredBatches", "open_batches", "stored_settings"]
 
@@ -38,6 +42,15 @@ class BatchSource(Protocol):
 
     async def documents(self, batch_id: str, *, after: int, failed: bool) -> dict[str, Any]:
         """A page of the batch's documents."""
+
+    async def merges(self, batch_id: str, *, after: str | None) -> dict[str, Any] | None:
+        """A page of the merges that the batch made; None where there is no such batch."""
+
+    async def entity(self, entity_id: str) -> dict[str, Any] | None:
+        """An entity with its spellings and merges; None where there is no such entity."""
+
+    async def undo(self, merge_id: str) -> dict[str, Any]:
+        """Part what a merge joined, and return it."""
 
 
 def stored_settings() -> OrchestratorSettings:
@@ -81,6 +94,18 @@ class ServerBatches:
         query = {"after": after, "failed": failed, "limit": _PAGE}
         return accept(*await get_json(self.url, f"{_path(batch_id)}/documents", query, token=self.token))
 
+    async def merges(self, batch_id: str, *, after: str | None) -> dict[str, Any] | None:
+        query = {"after": after, "limit": _PAGE}
+        status, answer = await get_json(self.url, f"{_path(batch_id)}/merges", query, token=self.token)
+        return None if status == 404 else accept(status, answer)
+
+    async def entity(self, entity_id: str) -> dict[str, Any] | None:
+        status, answer = await get_json(self.url, f"/api/entities/{_quoted(entity_id)}", token=self.token)
+        return None if status == 404 else accept(status, answer)
+
+    async def undo(self, merge_id: str) -> dict[str, Any]:
+        return accept(*await post_json(self.url, f"/api/merges/{_quoted(merge_id)}/undo", {}, token=self.token))
+
     async def exported(self, batch_id: str, format_: str) -> AsyncIterator[bytes]:
         """The batch's export in parts. Raises `RemoteError`, also where it breaks off."""
         path = f"{_path(batch_id)}/export?format={format_}"
@@ -123,6 +148,35 @@ class StoredBatches:
         more = rows[-1].position if len(rows) == _PAGE else None
         return {"documents": [document_view(row) for row in rows], "nextAfter": more}
 
+    async def merges(self, batch_id: str, *, after: str | None) -> dict[str, Any] | None:
+        try:
+            run = await find_batch(self.store, batch_id)
+        except BatchNotFoundError:
+            return None
+        found = await self._knowledge.merges(run.organization_id, run.run_id, after=after, limit=_PAGE)
+        more = found[-1].merge_id if len(found) == _PAGE else None
+        return {"merges": [merge_view(merge) for merge in found], "nextAfter": more}
+
+    async def entity(self, entity_id: str) -> dict[str, Any] | None:
+        try:
+            return entity_view(await self._knowledge.explain(entity_id))
+        except OrchestratorError as exc:
+            if exc.status != 404:
+                raise
+            return None
+
+    async def undo(self, merge_id: str) -> dict[str, Any]:
+        return merge_view(await self._knowledge.undo_merge(merge_id))
+
+    @property
+    def _knowledge(self) -> KnowledgeStore:
+        require_support()
+        return stores_of(self.store).knowledge
+
 
 def _path(batch_id: str) -> str:
-    return f"/api/batches/{quote(batch_id, safe='', errors='replace')}"
+    return f"/api/batches/{_quoted(batch_id)}"
+
+
+def _quoted(text: str) -> str:
+    return quote(text, safe="", errors="replace")

@@ -49,6 +49,32 @@ def watch(batch_id: BatchId, url: Url = None, token: Token = None, as_json: AsJs
     finish(watch_batch(batch_id, url=url, token=token, as_json=as_json))
 
 
+@batches.command("merges")
+def merges(
+    some_id: Annotated[str, typer.Argument(metavar="BATCH|ENTITY", help="A batch's id, or an entity's.")],
+    url: Url = None,
+    token: Token = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show which spellings a batch made one entity of, or which an entity is made of, and why."""
+    from orchestrator.cli.merges import show_merges
+
+    finish(show_merges(some_id, url=url, token=token, as_json=as_json))
+
+
+@batches.command("unmerge")
+def unmerge(
+    merge_ids: Annotated[list[str], typer.Argument(metavar="MERGE", help="Ids that `batches merges` shows.")],
+    url: Url = None,
+    token: Token = None,
+    as_json: AsJson = False,
+) -> None:
+    """Part what merges have joined, for good: no batch joins them again. Can be repeated."""
+    from orchestrator.cli.merges import undo_merges
+
+    finish(undo_merges(merge_ids, url=url, token=token, as_json=as_json))
+
+
 @batches.command("export")
 def export(
     batch_id: BatchId,

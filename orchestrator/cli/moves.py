@@ -14,13 +14,14 @@ from rich.console import Console
 
 from checkpointer import PooledPostgresSaver
 from checkpointer.factory import open_postgres
+from orchestrator.cli.comparing import Compared, compare, shown_runs
 from orchestrator.cli.http import get_parts
 from orchestrator.cli.tables import print_json
 from orchestrator.logs import setup_logging
 from orchestrator.migrations import ALL_MIGRATIONS
 from orchestrator.moves.arriving import Arrived, marked, reclaim
 from orchestrator.moves.exporting import Exported, Progress, export_active
-from orchestrator.moves.file import Summary, summary_of
+from orchestrator.moves.file import Summary, runs_in, summary_of
 from orchestrator.moves.importing import import_runs
 from orchestrator.moves.leaving import could_go, exclusive, moves_sender
 from orchestrator.opening import session_conninfo
@@ -29,6 +30,7 @@ from orchestrator.settings import OrchestratorSettings
 __all__ = ["count_exportable", "export_runs", "import_file", "reclaim_runs", "verify_file"]
 
 _NAMED = 5
+_SHOWN_DIFFERENCES = 20
 _RUNS = re.compile(r'^orchestrator_runs\{status="(\w+)"\} (\S+)$', re.MULTILINE)
 
 
@@ -155,28 +157,52 @@ def _is_missing(path: Path) -> bool:
     return not os.path.lexists(path)
 
 
-async def verify_file(path: Path, url: str | None = None, *, as_json: bool) -> int:
+async def verify_file(path: Path, url: str | None = None, *, token: str | None = None, as_json: bool) -> int:
     """Check a file from its first line to its checksum, and say what it holds.
 
-    With `url` also that the server there has as many runs at least. Exit code 1 where it has fewer.
+    With `url` also that the server there has its runs (`comparing.py`). Exit code 1 where one differs, or there are
+    fewer in all.
     """
     setup_logging("text", "WARNING")
     if as_json and _is_missing(path):
         print_json({"file": str(path), "missing": True})
         return 1
     summary = await asyncio.to_thread(summary_of, path)
-    there = None if url is None else await runs_on(url)
-    if as_json:
-        print_json(_summary_view(summary, path) | ({} if there is None else {"server": there}))
-    else:
+    if not as_json:
         for line in _summary_lines(summary, path):
             print(line)
-    if there is None:
+    if url is None:
+        if as_json:
+            print_json(_summary_view(summary, path))
         return 0
+    return await _verify_server(path, summary, url, token, as_json=as_json)
+
+
+async def _verify_server(path: Path, summary: Summary, url: str, token: str | None, *, as_json: bool) -> int:
+    there = await runs_on(url)
+    with Console(stderr=True).status("Comparing runs"):
+        shown = await shown_runs(url, token)
+        runs = (each.run for each in runs_in(path))
+        compared = await asyncio.to_thread(compare, runs, shown, by_token=token is not None)
     enough = sum(there.values()) >= summary.total
-    if not as_json:
+    if as_json:
+        print_json(_summary_view(summary, path) | {"server": there, "compared": compared.as_json()})
+    else:
         print(f"{url} has {_states(there)}{'' if enough else f': too few, it has not started on {path}'}")
-    return 0 if enough else 1
+        for line in _compared_lines(compared, asks_for_token=shown is None):
+            print(line)
+    return 0 if enough and not compared.differing else 1
+
+
+def _compared_lines(compared: Compared, *, asks_for_token: bool) -> Iterator[str]:
+    yield f"{compared.same} as in the file, {compared.went_on} further than that, {len(compared.differing)} differ"
+    if compared.unseen:
+        why = "it asks for a token, see --token" if asks_for_token else "they are another organization's"
+        yield f"{compared.unseen} were counted only: {why}"
+    for each in compared.differing[:_SHOWN_DIFFERENCES]:
+        yield f"DIFFERS: run {each.run_id} {each.reason}"
+    if len(compared.differing) > _SHOWN_DIFFERENCES:
+        yield f"and {len(compared.differing) - _SHOWN_DIFFERENCES} more; --json lists all"
 
 
 def _summary_view(summary: Summary, path: Path) -> dict[str, Any]:

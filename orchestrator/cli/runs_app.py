@@ -194,9 +194,14 @@ def verify_runs(
     url: Annotated[
         str | None, typer.Option("--url", help="Also that the server there, which has started on it, has its runs.")
     ] = None,
+    token: Token = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check a file of runs from its first line to its checksum, and say what it holds."""
+    """Check a file of runs from its first line to its checksum, and say what it holds.
+
+    With --url every run is looked for there too: one that is missing, or not as far as in the file, is named. Exit
+    code 1 where there is one.
+    """
     from orchestrator.cli.moves import verify_file
 
-    finish(verify_file(file, url, as_json=as_json))
+    finish(verify_file(file, url, token=token, as_json=as_json))

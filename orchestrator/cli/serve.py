@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import signal
@@ -19,6 +18,8 @@ import uvicorn
 from checkpointer.errors import SettingsError
 from orchestrator.api.app import create_app
 from orchestrator.cli.graphs import NODE_THREADS, all_graphs
+from orchestrator.cli.heap import settle_heap
+from orchestrator.cli.stopping import hear_signals
 from orchestrator.engine.exits import contain_exits
 from orchestrator.engine.graph_file import GraphFile
 from orchestrator.engine.graphs import Graph
@@ -100,6 +101,7 @@ class _Serving:
         self._orchestrator: Orchestrator | None = None
         self._server: _Server | None = None
         self._task: asyncio.Task[Any] | None = None
+        self._is_closed = False
 
     async def until_signal(self) -> int:
         """Serve; returns 0 after a signal."""
@@ -107,12 +109,13 @@ class _Serving:
         loop = asyncio.get_running_loop()
         loop.set_default_executor(ThreadPoolExecutor(NODE_THREADS, "node"))
         contain_exits(loop)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop, number)
+        hear_signals(self._stop, drain_s=self._settings.drain_timeout, may_end=self._may_end)
         try:
             await self._serve()
         except asyncio.CancelledError:
             _log.info("[WorkflowOrchestrator] stopped before it was serving")
+        finally:
+            self._is_closed = True
         if self._orchestrator is not None and self._orchestrator.cut_off:
             # A node that blocks its thread would keep the process until it returns; its run is handed back.
             stop_exporting()
@@ -134,14 +137,18 @@ class _Serving:
                 timeout_graceful_shutdown=_ANSWER_WITHIN_S,
             )
             self._server = _Server(config)
-            # What is there by now stays to the end: collecting garbage need not go through it again and again.
-            gc.freeze()
+            settle_heap()
             _log.info(
                 "[WorkflowOrchestrator] listening on %s (workflows: %s)",
                 _shown(self._listener),
                 ", ".join(sorted(orchestrator.graphs)),
             )
             await self._server.serve(sockets=[self._listener])
+
+    def _may_end(self) -> bool:
+        """Not while memory is written to its file, which takes as long as it takes."""
+        is_writing = self._orchestrator is not None and self._orchestrator.is_drained and not self._is_closed
+        return self._settings.memory_snapshot is None or not is_writing
 
     def _stop(self, number: signal.Signals) -> None:
         if self._server is None or self._orchestrator is None:

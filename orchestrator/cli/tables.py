@@ -12,11 +12,14 @@ from rich.table import Table
 from rich.text import Text
 
 __all__ = [
+    "Row",
+    "moment",
     "print_activities",
     "print_history",
     "print_json",
     "print_page",
     "print_run",
+    "print_table",
     "state_of",
     "status_text",
     "terminal",
@@ -62,10 +65,10 @@ def print_page(page: Mapping[str, Any]) -> None:
         "status": lambda run: status_text(run["status"]),
         "attempt": lambda run: Text(str(run["attempt"])),
         "activity": lambda run: Text(run["currentActivity"] or ""),
-        "created (UTC)": lambda run: _moment(run["createdAt"]),
+        "created (UTC)": lambda run: moment(run["createdAt"]),
         "thread": lambda run: Text("its own" if run["threadId"] == run["runId"] else run["threadId"]),
     }
-    _print_table(columns, page["runs"], "no runs")
+    print_table(columns, page["runs"], "no runs")
     if page.get("nextCursor"):
         terminal().print(f"more with --cursor {page['nextCursor']}", soft_wrap=True)
 
@@ -76,11 +79,11 @@ def print_activities(answer: Mapping[str, Any]) -> None:
         "activity": lambda row: Text(row["activity"]),
         "attempt": lambda row: Text(str(row["attempt"])),
         "status": lambda row: status_text(row["status"]),
-        "started (UTC)": lambda row: _moment(row["startedAt"]),
+        "started (UTC)": lambda row: moment(row["startedAt"]),
         "took": _took,
         "error": lambda row: Text((row["error"] or "").partition("\n")[0]),
     }
-    _print_table(columns, answer["activities"], "no activities")
+    print_table(columns, answer["activities"], "no activities")
 
 
 def print_history(answer: Mapping[str, Any]) -> None:
@@ -90,9 +93,9 @@ def print_history(answer: Mapping[str, Any]) -> None:
         "checkpoint": lambda row: Text(row["checkpointId"]),
         "source": lambda row: Text(row["source"]),
         "next": lambda row: Text(", ".join(row["next"]) or "the end"),
-        "created (UTC)": lambda row: _moment(row["createdAt"]),
+        "created (UTC)": lambda row: moment(row["createdAt"]),
     }
-    _print_table(columns, answer["checkpoints"], "no checkpoints")
+    print_table(columns, answer["checkpoints"], "no checkpoints")
 
 
 def print_run(run: Row) -> None:
@@ -158,16 +161,21 @@ def _error(error: Row) -> str:
     return f"{error.get('type')}: {error.get('message')}" if error else ""
 
 
-def _print_table(columns: Mapping[str, Callable[[Row], Text]], rows: list[Row], nothing: str) -> None:
+def print_table(columns: Mapping[str, Callable[[Row], Text]], rows: list[Row], nothing: str) -> None:
+    """Print rows, each cell made by its column; where there are none, `nothing`."""
     table = Table(box=None, pad_edge=False)
-    for title in columns:
-        table.add_column(title, no_wrap=True)
-    for row in rows:
-        table.add_row(*(cell(row) for cell in columns.values()))
+    cells = [[cell(row) for cell in columns.values()] for row in rows]
+    # Where a line is too long all columns give way, but not the first: an id without its end is of no use.
+    widest = max((line[0].cell_len for line in cells), default=0)
+    for number, title in enumerate(columns):
+        table.add_column(title, no_wrap=True, min_width=None if number else widest)
+    for line in cells:
+        table.add_row(*line)
     terminal().print(table if rows else nothing)
 
 
-def _moment(value: str) -> Text:
+def moment(value: str) -> Text:
+    """A time to the second."""
     return Text(value.replace("T", " ").partition(".")[0])
 
 

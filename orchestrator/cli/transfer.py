@@ -8,12 +8,13 @@ a database with neither gets Holdfast's. Keys, storage and allowed modules are t
 
 from __future__ import annotations
 
+import os
 import re
 import sqlite3
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +32,7 @@ from checkpointer.postgres.queries import load_queries
 from checkpointer.postgres.retry import summary
 from checkpointer.serde import AllowListSerializer, CompressedSerializer, parse_allowed_modules
 from checkpointer.settings import check_target, mask_conninfo
+from checkpointer.thread_file import list_thread_ids
 from checkpointer.transfer import Transferred, export_threads, import_threads, transfer_threads
 from orchestrator.cli.tables import print_json
 from orchestrator.errors import InvalidRequestError
@@ -101,11 +103,17 @@ async def _move(
     if there.kind == "file":
         async with _open(settings, here, as_target=False) as saver:
             return await export_threads(saver, Path(there.where), names, on_progress=tell)
-    async with _open(settings, there, as_target=True) as goal:
-        if here.kind == "file":
+    if here.kind == "file":
+        async with _open(settings, there, as_target=True) as goal:
             return await import_threads(Path(here.where), goal, names, overwrite=overwrite, on_progress=tell)
-        async with _open(settings, here, as_target=False) as saver:
-            return await transfer_threads(saver, goal, names, overwrite=overwrite, on_progress=tell)
+    if there.kind == "sqlite":
+        _check_path(Path(there.where), as_target=True)
+    # The source first: where there is none, nothing is made at the target.
+    async with (
+        _open(settings, here, as_target=False) as saver,
+        _open(settings, there, as_target=True) as goal,
+    ):
+        return await transfer_threads(saver, goal, names, overwrite=overwrite, on_progress=tell)
 
 
 @asynccontextmanager
@@ -168,12 +176,42 @@ async def _sqlite(path: Path, serde: CompressedSerializer, *, as_target: bool) -
     except ImportError:
         raise SettingsError("sqlite: needs LangGraph's saver for it: pip install langgraph-checkpoint-sqlite") from None
     _check_path(path, as_target=as_target)
+    with _complete(path) if as_target else nullcontext(path) as used:
+        try:
+            async with AsyncSqliteSaver.from_conn_string(str(used)) as saver:
+                saver.serde = serde
+                yield saver
+                if as_target and not [name async for name in list_thread_ids(saver)]:
+                    raise _EmptyError
+        except sqlite3.Error as exc:
+            raise CheckpointerError(f"sqlite:{path} can't be used: {exc}") from exc
+
+
+class _EmptyError(Exception):
+    """No thread came."""
+
+
+@contextmanager
+def _complete(path: Path) -> Iterator[Path]:
+    """Where to make a SQLite file that is not there: beside its place, until it is whole and holds something."""
+    if os.path.lexists(path):
+        with suppress(_EmptyError):
+            yield path
+        return
+    partial = path.with_name(path.name + ".partial")
+    _remove(partial)  # which a transfer that was killed has left
     try:
-        async with AsyncSqliteSaver.from_conn_string(str(path)) as saver:
-            saver.serde = serde
-            yield saver
-    except sqlite3.Error as exc:
-        raise CheckpointerError(f"sqlite:{path} can't be used: {exc}") from exc
+        with suppress(_EmptyError):
+            yield partial
+            partial.replace(path)
+    finally:
+        _remove(partial)
+
+
+def _remove(path: Path) -> None:
+    """Delete a SQLite file and what SQLite keeps beside it."""
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
 def _check_path(path: Path, *, as_target: bool) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import signal
@@ -14,6 +13,8 @@ from typing import Any
 
 from checkpointer.errors import SettingsError
 from orchestrator.cli.graphs import NODE_THREADS, all_graphs
+from orchestrator.cli.heap import settle_heap
+from orchestrator.cli.stopping import hear_signals
 from orchestrator.engine.exits import contain_exits
 from orchestrator.engine.graph_file import GraphFile
 from orchestrator.engine.graphs import Graph
@@ -73,18 +74,16 @@ async def _until_signal(
     settings: OrchestratorSettings, graphs: Mapping[str, Graph], role: Role, schedules: Sequence[Schedule]
 ) -> int:
     loop = asyncio.get_running_loop()
-    # A message that is handed over takes a thread until its answer is there.
-    threads = max(NODE_THREADS, role.concurrency or 0) if role.proxy else NODE_THREADS
+    # A message that is handed over takes a thread until its answer is there; there are as many of steps as of runs.
+    threads = max(NODE_THREADS, 2 * (role.concurrency or 0)) if role.proxy else NODE_THREADS
     loop.set_default_executor(ThreadPoolExecutor(threads, "node"))
     contain_exits(loop)
     stop = _Stop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop, number)
+    hear_signals(stop, drain_s=settings.drain_timeout)
     try:
         async with open_orchestrator(graphs, settings=settings, role=role, schedules=schedules) as orchestrator:
             stop.opened()
-            # What is there by now stays to the end: collecting garbage need not go through it again and again.
-            gc.freeze()
+            settle_heap()
             _log.info(
                 "[WorkflowOrchestrator] working on %s, %s at once (%s)",
                 ", ".join(role.queues) or "flow, step",

@@ -13,9 +13,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
+from typing import Any
 
 from langgraph.runtime import RunControl
 
@@ -37,6 +38,8 @@ _CLAIM_AT_ONCE = 200
 # Of the room for runs of batches, this part is free before it is filled again.
 _BATCHED_SHARE = 3
 _SHOWN_HARMLESS_AFTER_S = 5.0
+# Of what is cut off: to be told so, and to go.
+_CUT_OFF_WITHIN_S = 2.0
 
 
 @dataclass(slots=True)
@@ -93,6 +96,7 @@ class Dispatcher:
         self._backlog = False
         self._backlog_batched = False
         self._draining = False
+        self._drain_began = 0.0
         self.on_lost: Callable[[str], None] = _ignore
 
     def __contains__(self, run_id: str) -> bool:
@@ -138,7 +142,12 @@ class Dispatcher:
             task.add_done_callback(self._claims.discard)
 
     async def work(self, run: Run) -> Run | None:
-        """Claim a run once there is a slot, and drive it to the end of the attempt; None where it is not its turn."""
+        """Claim a run once there is a slot, and drive it to the end of the attempt.
+
+        None where it is not its turn, or its workflow is not here: then it is left to a worker that has it.
+        """
+        if run.workflow_type not in self._workflows:
+            return None
         if (run.is_last_chance and self._has_last_chance()) or not await self._slot():
             return None
         if run.batch_id is not None and self._takes and self._room() < 1:
@@ -199,25 +208,26 @@ class Dispatcher:
 
     def request_drain(self) -> None:
         """Start nothing more, and let every attempt stop at its next checkpoint."""
+        if not self._draining:
+            self._drain_began = monotonic()
         self._draining = True
         self._wake_one()
         for attempt in self._attempts.values():
             attempt.control.request_drain()
 
     async def drain(self, timeout_s: float) -> int:
-        """Wait for the attempts to stop; cut off those that take longer and return how many they were."""
+        """Wait for the attempts to stop, until `timeout_s` after they were asked to; cut off those that take longer.
+
+        Returns how many they were. One that swallows that, as a node may, is left behind after a moment.
+        """
         self.request_drain()
-        claims = [task for task in (*self._claims, self._filling) if task is not None]
-        if claims:
-            await asyncio.wait(claims, timeout=timeout_s)
-        tasks = [attempt.task for attempt in self._attempts.values()]
-        if not tasks:
-            return 0
-        _, late = await asyncio.wait(tasks, timeout=timeout_s)
+        until = self._drain_began + timeout_s
+        await _ended_by(until, [task for task in (*self._claims, self._filling) if task is not None])
+        late = await _ended_by(until, [attempt.task for attempt in self._attempts.values()])
         for task in late:
             task.cancel()
-        if late:
-            await asyncio.wait(late)
+        for task in await _ended_by(monotonic() + _CUT_OFF_WITHIN_S, late):
+            _log.error("[WorkflowOrchestrator] %s does not let itself be cut off, and is left behind", task.get_name())
         return len(late)
 
     async def _slot(self) -> bool:
@@ -339,6 +349,14 @@ class Dispatcher:
         # Runs of batches are short, and taken up by several at a time: a statement for each would cost as much as each.
         if self._backlog or (self._backlog_batched and self._room() >= -(-self._batched // _BATCHED_SHARE)):
             self.fill()
+
+
+async def _ended_by(until: float, tasks: Collection[asyncio.Task[Any]]) -> set[asyncio.Task[Any]]:
+    """Wait for tasks until a time of `monotonic`; those that have not ended then."""
+    if not tasks:
+        return set()
+    _, late = await asyncio.wait(tasks, timeout=max(until - monotonic(), 0))
+    return late
 
 
 def _ignore(run_id: str) -> None:

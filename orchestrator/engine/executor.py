@@ -41,7 +41,7 @@ from orchestrator.engine.showing import showing
 from orchestrator.errors import DatabaseUnavailableError, MissingNodeError, ThreadLostError
 from orchestrator.logs import about_run
 from orchestrator.metrics import RUN_SECONDS, RUNS
-from orchestrator.runs.failure import describe_failure
+from orchestrator.runs.failure import describe_failure, superseded
 from orchestrator.runs.jsonable import to_json
 from orchestrator.runs.model import Request, Run, RunStatus
 from orchestrator.runs.signals import match_signals
@@ -247,8 +247,9 @@ def _stopped(reason: str, progress: _Progress) -> Outcome:
     if reason == Request.PAUSE:
         return Outcome(RunStatus.PAUSED, current_activity=activity, last_checkpoint_id=checkpoint_id)
     if reason == Request.SUPERSEDE:
-        error = {"type": "SupersededError", "message": "another run took over the thread"}
-        return Outcome(RunStatus.CANCELLED, error=error, current_activity=activity, last_checkpoint_id=checkpoint_id)
+        return Outcome(
+            RunStatus.CANCELLED, error=superseded(), current_activity=activity, last_checkpoint_id=checkpoint_id
+        )
     return Outcome(RunStatus.PENDING, current_activity=activity, last_checkpoint_id=checkpoint_id)
 
 

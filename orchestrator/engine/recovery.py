@@ -5,7 +5,8 @@ Each tick, twice a second:
 2. runs of an owner that shows no sign of life are taken from it, `epoch` raised: its lock is free (killed, a second
    or two ago), or its lease has lapsed (frozen, or cut off);
 3. free slots are filled with the pending runs that come first; those that are new are left to the queue for a while;
-4. the queue is told again of steps, and where nobody pulls them of runs, with which nothing has happened for a while.
+4. the queue is told again of steps, and where nobody pulls them of runs, with which nothing has happened for a while;
+5. every few seconds, what was left over of a batch when cancelling it was cut short is cancelled.
 
 2 acts only on what two ticks in a row have seen: a server that merely lost its connection has its lock back within
 that time. The fence makes being hasty safe; it would only run a node again for nothing.
@@ -43,6 +44,7 @@ _log = logging.getLogger(__name__)
 _TICK_EVERY_S = 0.5
 _PUSH_EVERY_TICKS = 2
 _PUSH_AGAIN_AFTER_S = 3.0
+_LEFT_OVER_EVERY_TICKS = 10
 
 
 class _Twice(Generic[T]):
@@ -101,6 +103,9 @@ class Recovery:
         await self._store.wake_due()
         await self._take_over_absent()
         self._dispatcher.fill(leave_new=True)
+        if self._ticks % _LEFT_OVER_EVERY_TICKS == 0:
+            for run_id in await self._store.cancel_left_over():
+                _log.info("[WorkflowOrchestrator] batch %s was cancelled; what was left of it now is, too", run_id)
         await self._push_again()
 
     async def _push_again(self) -> None:

@@ -83,6 +83,7 @@ class Orchestrator(Reading):
     ) -> None:
         super().__init__(store, saver, graphs, settings)
         self.cut_off = 0
+        self.is_drained = False
         self._owner = owner
         self._settlements = Settlements()
         self._recorder = ActivityRecorder(store)
@@ -266,7 +267,8 @@ class Orchestrator(Reading):
     async def interrupt(self, run_id: str, *, organization_id: str | None = None) -> Run:
         """Pause a run at its next checkpoint. Returns at once; `wait` gives the paused run.
 
-        Raises `IllegalTransitionError` for a run that is over or waiting.
+        One that waits for its steps, or for the runs it has started, stops when it goes on. Raises
+        `IllegalTransitionError` for a run that is over, or waiting for an answer.
         """
         return await self._store.pause((await self.poll(run_id, organization_id=organization_id)).run_id)
 
@@ -362,11 +364,13 @@ class Orchestrator(Reading):
     async def close(self) -> None:
         """Stop within DRAIN_TIMEOUT: every run goes back to pending at a checkpoint, for another server.
 
-        Attempts that take longer are cut off and counted in `cut_off`; they too go on from their last checkpoint.
+        Attempts that take longer are cut off and counted in `cut_off`; they too go on from their last checkpoint. One
+        that does not let itself be cut off is left behind a moment later: it can write nothing that counts any more.
         """
         self.request_close()
         await self.recovery.stop()
         self.cut_off = await self._dispatcher.drain(self.settings.drain_timeout)
+        self.is_drained = True
         await self._recorder.stop()
         try:
             async with asyncio.timeout(_RELEASE_WITHIN_S):

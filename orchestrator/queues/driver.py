@@ -3,7 +3,7 @@
 A message is a wake-up, no more: the rows of runs and steps are the authority. So a driver may lose a message (the
 sweeper finds the row), deliver it twice (the second claim gets nothing), late (what is over is dropped), or out of
 order (a thread's runs take turns by their rows). What a good driver adds is speed, order by priority, and a bound on
-how much one worker takes at once.
+how much one worker takes at once, for runs and for steps each.
 
     start(run) ──► row, pending ──► push_flow ──► … the driver … ──► handle(message) ──► claim the row ──► attempt
 """
@@ -83,9 +83,10 @@ class QueueDriver(Protocol):
         """Send a message about a step."""
 
     async def start(self, handle: Handler, *, queues: Sequence[str], concurrency: int) -> None:
-        """Deliver messages of these queues to `handle`, at most `concurrency` at a time.
+        """Deliver the messages of these queues: at most `concurrency` about runs at a time, and as many about steps.
 
-        Returns once it delivers. A `handle` that raises does not stop it. After `stop` it may be started again.
+        Steps must not wait for runs: what is under way may itself wait for a step. Returns once it delivers. A `handle`
+        that raises does not stop it. After `stop` it may be started again.
         """
 
     async def stop(self) -> None:

@@ -25,7 +25,7 @@ class LocalQueue:
     """A priority queue on one event loop. Of equal priority, the first pushed is the first delivered."""
 
     def __init__(self) -> None:
-        self._ready: defaultdict[str, list[tuple[int, int, MessageData]]] = defaultdict(list)
+        self._ready: defaultdict[tuple[str, str], list[tuple[int, int, MessageData]]] = defaultdict(list)
         self._later: list[tuple[datetime, int, MessageData]] = []
         self._order = count()
         self._changed = asyncio.Event()
@@ -44,9 +44,10 @@ class LocalQueue:
     push_step = push_flow
 
     async def start(self, handle: Handler, *, queues: Sequence[str], concurrency: int) -> None:
-        """Deliver with `concurrency` tasks."""
+        """Deliver with `concurrency` tasks for runs, and as many for steps."""
         self._stopping = False
-        self._workers = [asyncio.create_task(self._work(handle, frozenset(queues))) for _ in range(concurrency)]
+        lanes = [[(kind, queue) for queue in queues] for kind in ("flow", "step")]
+        self._workers = [asyncio.create_task(self._work(handle, lane)) for lane in lanes for _ in range(concurrency)]
         self._let_in()
 
     async def stop(self) -> None:
@@ -60,7 +61,7 @@ class LocalQueue:
         self._workers = []
 
     def _add(self, message: MessageData) -> None:
-        heapq.heappush(self._ready[message.queue], (-message.priority, next(self._order), message))
+        heapq.heappush(self._ready[message.kind, message.queue], (-message.priority, next(self._order), message))
         self._changed.set()
 
     def _let_in(self) -> None:
@@ -74,9 +75,9 @@ class LocalQueue:
             wait_s = (self._later[0][0] - now).total_seconds()
             self._timer = asyncio.get_running_loop().call_later(wait_s, self._let_in)
 
-    async def _work(self, handle: Handler, queues: frozenset[str]) -> None:
+    async def _work(self, handle: Handler, lane: Sequence[tuple[str, str]]) -> None:
         while not self._stopping:
-            message = self._next(queues)
+            message = self._next(lane)
             if message is None:
                 self._changed.clear()
                 await self._changed.wait()
@@ -86,6 +87,6 @@ class LocalQueue:
             except Exception:
                 _log.exception("[WorkflowOrchestrator] message about %s %s failed", message.kind, message.id)
 
-    def _next(self, queues: frozenset[str]) -> MessageData | None:
-        waiting = [self._ready[queue] for queue in queues if self._ready.get(queue)]
+    def _next(self, lane: Sequence[tuple[str, str]]) -> MessageData | None:
+        waiting = [self._ready[each] for each in lane if self._ready.get(each)]
         return heapq.heappop(min(waiting, key=lambda heap: heap[0][:2]))[2] if waiting else None

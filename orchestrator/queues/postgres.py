@@ -6,6 +6,9 @@ A run that is started is enqueued by the statement that writes its row (`runs/qu
 are there together or not at all; `push_flow` is for what is enqueued later. No job locks are used: finishing a job
 does not wake the jobs behind its lock, and the run's row serialises a thread anyway.
 
+The jobs of steps have names of queues of their own, and a Procrastinate worker of their own that takes them: however
+many runs wait, or hold the other's slots, steps do not wait for them.
+
 What Procrastinate 3.10 leaves to its users is done here:
 - A worker that was pruned as stalled (its process was frozen) exits at its next fetch with a foreign-key error: it is
   started again, with a registration of its own.
@@ -19,7 +22,7 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal
 
 import psycopg
 from procrastinate import App, PsycopgConnector
@@ -31,11 +34,13 @@ from psycopg.conninfo import conninfo_to_dict
 from checkpointer.postgres.queries import quote_identifier
 from orchestrator.errors import OrchestratorError
 from orchestrator.queues.driver import Handler, MessageData
+from orchestrator.runs.steps import step_jobs
 
 __all__ = ["FLOW_TASK", "STEP_TASK", "PostgresQueue"]
 
 _log = logging.getLogger(__name__)
 FLOW_TASK, STEP_TASK = "holdfast.flow", "holdfast.step"
+_KINDS: tuple[Literal["flow"], Literal["step"]] = ("flow", "step")
 # Notified at once, a worker polls for jobs whose time has come, and for what a lost notification would have told.
 _POLL_EVERY_S = 1.0
 _RESTART_AFTER_S = 1.0
@@ -74,7 +79,7 @@ class PostgresQueue:
         self._handle: Handler | None = None
         self._running: list[asyncio.Task[None]] = []
         self._stopping = asyncio.Event()
-        self._worker: Worker | None = None
+        self._workers: set[Worker] = set()
 
     async def __aenter__(self) -> PostgresQueue:
         await self._app.open_async()
@@ -89,35 +94,37 @@ class PostgresQueue:
             task.cancel()
         await self._app.close_async()
 
-    def queue_name(self, queue: str) -> str:
-        """The name under which a queue's jobs are kept."""
-        return self._prefix + queue
+    def queue_name(self, queue: str, kind: Literal["flow", "step"] = "flow") -> str:
+        """The name under which a queue's jobs of a kind are kept."""
+        name = self._prefix + queue
+        return name if kind == "flow" else step_jobs(name)
 
     async def push_flow(self, message: MessageData) -> None:
         """Enqueue a job for the message."""
         task = self._tasks[message.kind].configure(
-            queue=self.queue_name(message.queue), priority=message.priority, schedule_at=message.run_at
+            queue=self.queue_name(message.queue, message.kind), priority=message.priority, schedule_at=message.run_at
         )
         await task.defer_async(message=message.as_json())
 
     push_step = push_flow
 
     async def start(self, handle: Handler, *, queues: Sequence[str], concurrency: int) -> None:
-        """Run a Procrastinate worker, again whenever it ends, until stopped."""
+        """Run a Procrastinate worker for runs and one for steps, again whenever one ends, until stopped."""
         self._handle = handle
         self._stopping.clear()
-        names = [self.queue_name(queue) for queue in queues]
+        runs, steps = ([self.queue_name(queue, kind) for queue in queues] for kind in _KINDS)
         self._running = [
-            asyncio.create_task(self._supervise(names, concurrency), name="queue worker"),
+            asyncio.create_task(self._supervise(runs, concurrency), name="queue worker"),
+            asyncio.create_task(self._supervise(steps, concurrency), name="queue worker of steps"),
             asyncio.create_task(self._sweep(), name="sweeping jobs"),
         ]
 
     async def stop(self) -> None:
         """Fetch nothing more, and wait for the jobs under way."""
         self._stopping.set()
-        if self._worker is not None:
+        for worker in self._workers:
             # Not cancelled: one that comes while the worker signs on gets lost, and it would go on for good.
-            self._worker.stop()  # type: ignore[no-untyped-call]
+            worker.stop()  # type: ignore[no-untyped-call]
         if self._running:
             await asyncio.wait(self._running)
         self._running = []
@@ -133,7 +140,7 @@ class PostgresQueue:
 
     async def _supervise(self, queues: list[str], concurrency: int) -> None:
         while not self._stopping.is_set():
-            self._worker = Worker(
+            worker = Worker(
                 self._app,
                 queues=queues,
                 concurrency=concurrency,
@@ -144,14 +151,15 @@ class PostgresQueue:
                 shutdown_graceful_timeout=self._drain_s,
                 install_signal_handlers=False,
             )
+            self._workers.add(worker)
             try:
-                await self._worker.run()  # type: ignore[no-untyped-call]
+                await worker.run()  # type: ignore[no-untyped-call]
                 problem = "it ended"
             except Exception as exc:
                 # Whatever it was: a process that takes no messages any more, and says nothing, is worse.
                 problem = str(exc.__cause__ or exc).strip().partition("\n")[0] or type(exc).__name__
             finally:
-                self._worker = None
+                self._workers.discard(worker)
             if not self._stopping.is_set():
                 _log.warning("[WorkflowOrchestrator] the queue's worker is started again: %s", problem)
                 await self._stopped_within(_RESTART_AFTER_S)

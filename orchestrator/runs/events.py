@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from time import monotonic
 
 import orjson
@@ -28,7 +28,12 @@ import orjson
 from orchestrator.runs.activity import ActivityNote
 from orchestrator.runs.model import Json
 
-__all__ = ["Event", "NewEvent", "RunNotes"]
+__all__ = ["Event", "NewEvent", "RunNotes", "time_text"]
+
+
+def time_text(value: datetime) -> str:
+    """A time as clients see it: ISO 8601 in UTC, to the millisecond."""
+    return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from urllib.parse import quote, quote_plus
 
 from orchestrator.runs.model import Json
 
-__all__ = ["black_out", "describe_failure", "spellings"]
+__all__ = ["black_out", "describe_failure", "spellings", "superseded"]
 
 SHORTEST_SECRET = 4
 MAX_MESSAGE_CHARS = 2_000
@@ -73,3 +73,8 @@ def black_out(text: str, known: Iterable[str]) -> str:
     for pattern, replacement in _PATTERNS:
         text = pattern.sub(replacement, text)
     return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def superseded(by: str = "another run") -> dict[str, Json]:
+    """The error of a run that made way for another on its thread."""
+    return {"type": "SupersededError", "message": f"{by} took over the thread"}

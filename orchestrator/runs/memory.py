@@ -15,6 +15,7 @@ from orchestrator.errors import IllegalTransitionError, ThreadBusyError, ThreadM
 from orchestrator.runs.activity import ActivityStatus
 from orchestrator.runs.carried import CarriedRun
 from orchestrator.runs.events import RunNotes
+from orchestrator.runs.failure import superseded
 from orchestrator.runs.memory_rows import age, holds, is_due, order
 from orchestrator.runs.memory_steps import MemorySteps
 from orchestrator.runs.model import FINAL, UNFINISHED, Json, Request, Run, RunStatus, require_transition
@@ -89,7 +90,7 @@ class MemoryRunStore(MemorySteps):
         return self._change(run)
 
     def _supersede(self, others: Sequence[Run], by: Run) -> None:
-        error = _superseded(f"run {by.run_id}")
+        error = superseded(f"run {by.run_id}")
         running = [other for other in others if other.status is RunStatus.RUNNING]
         resting = [other for other in others if other.status is not RunStatus.RUNNING]
         for other in running:
@@ -167,17 +168,19 @@ class MemoryRunStore(MemorySteps):
         retry_at = None
         if status is RunStatus.SUSPENDED and outcome.retry_after_s is not None:
             retry_at = datetime.now(UTC) + timedelta(seconds=outcome.retry_after_s)
+        awaiting = outcome.awaiting if status is RunStatus.WAITING else None
+        keeps_asked = handed_back or replace(row, awaiting=awaiting).waits_for_its_work
         return self._move(
             row,
             status,
             output=outcome.output,
-            error=_superseded("another run") if makes_way else outcome.error,
+            error=superseded("another run") if makes_way else outcome.error,
             current_activity=outcome.current_activity,
             last_checkpoint_id=outcome.last_checkpoint_id or row.last_checkpoint_id,
             failures=row.failures + outcome.failed,
             retry_at=retry_at,
-            requested=row.requested if handed_back else None,
-            awaiting=outcome.awaiting if status is RunStatus.WAITING else None,
+            requested=row.requested if keeps_asked else None,
+            awaiting=awaiting,
         )
 
     async def release_all(self, owner: int) -> list[str]:
@@ -263,7 +266,7 @@ class MemoryRunStore(MemorySteps):
         if row.status is RunStatus.SUSPENDED:
             row = self._move(row, RunStatus.PAUSED)
             self._tell(row)
-        elif row.status in (RunStatus.PENDING, RunStatus.RUNNING):
+        elif row.status in (RunStatus.PENDING, RunStatus.RUNNING) or row.waits_for_its_work:
             # A run that is to make way for another will rest for good, which is more than a pause.
             if row.requested is None:
                 row = self._change(row, requested=Request.PAUSE)
@@ -276,7 +279,7 @@ class MemoryRunStore(MemorySteps):
         row = self._row(run_id)
         if signal is not None and self._is_known(run_id, signal):
             return row
-        if row.status in (RunStatus.PENDING, RunStatus.RUNNING):
+        if row.status in (RunStatus.PENDING, RunStatus.RUNNING) or row.requested is Request.PAUSE:
             return self._take_back_pause(row, signal)
         require_transition(row.status, RunStatus.PENDING)
         anew: dict[str, object] = {}
@@ -313,6 +316,9 @@ class MemoryRunStore(MemorySteps):
             self._cancel_now(self._row(child), error)
         return self._row(run_id)
 
+    async def cancel_left_over(self) -> list[str]:
+        return []  # Nothing comes between the ends of a batch and of its runs.
+
     def _cancel_now(self, row: Run, error: dict[str, Json] | None) -> None:
         cancelled = self._cancel(row, error)
         self._tell(cancelled)
@@ -346,7 +352,3 @@ def _at_rest(run: Run) -> Run:
 def _was_last(row: Run, run: Run) -> bool:
     """Whether `run` is of the attempt that was the last to hold the row, which nobody holds now."""
     return row.status is not RunStatus.RUNNING and row.epoch == run.epoch
-
-
-def _superseded(by: str) -> dict[str, Json]:
-    return {"type": "SupersededError", "message": f"{by} took over the thread"}

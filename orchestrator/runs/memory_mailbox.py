@@ -83,7 +83,7 @@ class MemoryMailbox(MemoryRows):
             self._await_children.remove(batch_id)
             kept = self._keep(parent, NewSignal(CHILDREN_SIGNAL))
             if parent.status is RunStatus.WAITING and is_awaited(CHILDREN_SIGNAL, waits_of(parent)):
-                self._tell(self._move(kept, RunStatus.PENDING))
+                self._tell(self._move(kept, RunStatus.PENDING, requested=kept.requested))
 
     async def create_hook(self, new: NewHook) -> Hook:
         run = self._row(new.run_id)
@@ -121,7 +121,7 @@ class MemoryMailbox(MemoryRows):
         kept = self._keep(row, signal)
         if row.status is not RunStatus.WAITING or not is_awaited(signal.name, waits_of(row)):
             return kept
-        free = self._move(kept, RunStatus.PENDING)
+        free = self._move(kept, RunStatus.PENDING, requested=kept.requested)
         self._tell(free)
         return free
 

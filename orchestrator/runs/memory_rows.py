@@ -11,7 +11,7 @@ from time import monotonic
 
 from orchestrator.errors import RunNotFoundError, ThreadNotFoundError
 from orchestrator.runs.activity import Activity, ActivityNote, ActivityStatus
-from orchestrator.runs.events import Event, RunNotes
+from orchestrator.runs.events import Event, RunNotes, time_text
 from orchestrator.runs.model import FINAL, UNFINISHED, Json, Run, RunStatus
 from orchestrator.runs.store import Cursor, Listener, Notice, RunFilter, RunPage
 
@@ -209,7 +209,7 @@ def _state(run: Run) -> dict[str, Json]:
         "status": str(run.status),
         "attempt": run.attempt,
         "activity": run.current_activity,
-        "retryAt": run.retry_at and run.retry_at.isoformat(),
+        "retryAt": run.retry_at and time_text(run.retry_at),
         "waitingFor": run.awaiting,
         "error": error,
     }

@@ -64,7 +64,12 @@ _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class RunStatus(StrEnum):
-    """Where a run stands."""
+    """Where a run stands.
+
+    `pending`: to be begun. `running`: in an attempt. `waiting`: for a signal, at `interrupt()`. `paused`: until it is
+    resumed. `suspended`: failed, and tried again at `retryAt`. `failed`: over, but it can be resumed. `completed` and
+    `cancelled` are the end.
+    """
 
     PENDING = "pending"
     RUNNING = "running"
@@ -173,7 +178,12 @@ class Run:
     @property
     def is_settled(self) -> bool:
         """Whether the run is over, or rests until someone signals or resumes it; not while it waits for its work."""
-        return self.status in SETTLED and not self.waits_for_steps and not self.waits_for_children
+        return self.status in SETTLED and not self.waits_for_its_work
+
+    @property
+    def waits_for_its_work(self) -> bool:
+        """Whether the run goes on by itself: when its steps, or the runs that it has started, are over."""
+        return self.waits_for_steps or self.waits_for_children
 
     @property
     def is_last_chance(self) -> bool:

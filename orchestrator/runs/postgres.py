@@ -236,7 +236,8 @@ class PostgresRunStore(PostgresSteps):
 
     async def finish(self, run: Run, outcome: Outcome, told: RunNotes | None = None) -> Run | None:
         require_transition(RunStatus.RUNNING, outcome.status)
-        row = (*_finish_row(run, outcome), bigint(len(told.events) if told else 0))
+        goes_on = outcome.awaiting is not None and replace(run, awaiting=outcome.awaiting).waits_for_its_work
+        row = (*_finish_row(run, outcome), bigint(len(told.events) if told else 0), integer(goes_on))
         events = told.events_json() if told else b""
         size = sum(map(len, row)) + len(events)
         parent = run.batch_id or ""
@@ -291,9 +292,8 @@ def _identity(new: NewRun) -> dict[str, Any]:
 
 
 def _created(new: NewRun, owner: int | None, row: tuple[Any, ...]) -> Run:
-    _, created_at, lease_until, started_at, saver, _ = row
+    _, created_at, updated_at, lease_until, started_at, saver, _ = row
     begun = owner is not None
-    created_at = created_at.astimezone(UTC)
     return Run(
         run_id=new.run_id,
         thread_id=new.thread_id or new.run_id,
@@ -317,8 +317,8 @@ def _created(new: NewRun, owner: int | None, row: tuple[Any, ...]) -> Run:
         lease_owner=owner,
         lease_until=_utc(lease_until),
         saver=saver,
-        created_at=created_at,
-        updated_at=created_at,
+        created_at=created_at.astimezone(UTC),
+        updated_at=updated_at.astimezone(UTC),
         started_at=_utc(started_at),
     )
 

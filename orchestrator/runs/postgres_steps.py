@@ -18,7 +18,7 @@ from orchestrator.runs.requests import Requests
 from orchestrator.runs.rows import nullable
 from orchestrator.runs.sender import Sender
 from orchestrator.runs.signals import NewSignal
-from orchestrator.runs.steps import NewStep, Step, StepEnd, StepStatus, was_ended_so
+from orchestrator.runs.steps import NewStep, Step, StepEnd, StepStatus, step_jobs, was_ended_so
 
 __all__ = ["PostgresSteps", "step_of"]
 
@@ -51,7 +51,7 @@ class PostgresSteps(Requests):
             if await self._sender.rows(conn, "add_step", params) and self._queue_prefix is not None:
                 message = {name: params[name] for name in ("name", "queue", "priority")}
                 arguments = Jsonb({"message": {**message, "kind": "step", "id": new.step_id}})
-                job = {**params, "queue_prefix": self._queue_prefix, "arguments": arguments}
+                job = {**params, "job_queue": step_jobs(self._queue_prefix + new.queue), "arguments": arguments}
                 await self._sender.rows(conn, "push_step", job)
             [row] = await self._sender.rows(conn, "find_step", params)
             return step_of(row)

@@ -29,14 +29,14 @@ WITH added AS (
             SELECT FROM {schema}.workflow_metadata AS batch
              WHERE batch.run_id = n.batch_id AND batch.status NOT IN ('completed', 'failed', 'cancelled'))
     ON CONFLICT DO NOTHING
-    RETURNING run_id, organization_id, thread_id, checkpoint_thread, workflow_type, queue, priority, start_at, status, created_at, lease_until,
-              started_at, saver
+    RETURNING run_id, organization_id, thread_id, checkpoint_thread, workflow_type, queue, priority, start_at, status, created_at, updated_at,
+              lease_until, started_at, saver
 ), fenced AS (
     INSERT INTO {schema}.checkpoint_fences (thread_id, epoch)
     SELECT checkpoint_thread, 1 FROM added WHERE status = 'running' ON CONFLICT DO NOTHING
 )
 {pushed}
-SELECT run_id, created_at, lease_until, started_at, saver, {pushes} FROM added;
+SELECT run_id, created_at, updated_at, lease_until, started_at, saver, {pushes} FROM added;
 
 -- name: push_flows
 -- Part of a statement that has `added` runs: a job of the postgres queue for each that is to be taken up by a worker.
@@ -205,6 +205,8 @@ SELECT run_id, (SELECT count(*) FROM told) AS told FROM held;
 
 -- name: note_activities
 -- Part of a statement that has `held` runs: the rows of their activities. An activity that was begun is completed.
+-- Times are those of the statement, less what has passed since: the earlier of two starts was told with less delay, and
+-- no activity ends before it began.
 , noted AS (
     INSERT INTO {schema}.workflow_activity AS known
            (run_id, attempt, task_id, activity, status, error, started_at, ended_at)
@@ -215,7 +217,8 @@ SELECT run_id, (SELECT count(*) FROM told) AS told FROM held;
            AS n (run_id, epoch, attempt, task_id, activity, status, error, began_s, ended_s)
       JOIN held ON held.run_id = n.run_id AND held.epoch = n.epoch
     ON CONFLICT (run_id, attempt, task_id) DO UPDATE
-       SET status = excluded.status, error = excluded.error, ended_at = excluded.ended_at
+       SET status = excluded.status, error = excluded.error, ended_at = excluded.ended_at,
+           started_at = least(known.started_at, excluded.started_at)
      WHERE known.status = 'running'
 )
 
@@ -223,14 +226,15 @@ SELECT run_id, (SELECT count(*) FROM told) AS told FROM held;
 -- Ends attempts, for those who hold the runs under these epochs. What was asked of a run, or sent to it, in the last
 -- moment is heeded: one that is to wait and has a signal that its worker had not seen is pending; one that is to rest
 -- where that was taken back, too; one that is to be retried rests where that was asked; and one that is not over
--- makes way where another run wants the thread. Everyone is told where another run of the
+-- makes way where another run wants the thread. A pause stays asked of one that goes on by itself. Everyone is told where another run of the
 -- thread may be claimed now; of the change itself the table's trigger tells.
 WITH ended AS (
     SELECT *, status IN ('completed', 'failed', 'cancelled') AS is_final
       FROM unnest(%(run_id)s, %(owner)s, %(epoch)s, %(status)s, %(output)s, %(error)s, %(current_activity)s,
-                  %(last_checkpoint_id)s, %(retry_after_s)s, %(awaiting)s, %(seen_signals)s, %(failed)s, %(event_count)s)
+                  %(last_checkpoint_id)s, %(retry_after_s)s, %(awaiting)s, %(seen_signals)s, %(failed)s, %(event_count)s,
+                  %(goes_on)s)
              AS e (run_id, owner, epoch, status, output, error, current_activity, last_checkpoint_id, retry_after_s,
-                   awaiting, seen_signals, failed, events)
+                   awaiting, seen_signals, failed, events, goes_on)
 ), held AS (
     UPDATE {schema}.workflow_metadata AS run
        SET status = CASE WHEN e.is_final THEN e.status
@@ -241,9 +245,7 @@ WITH ended AS (
                          ELSE e.status END,
            output = e.output::json,
            error = CASE WHEN run.requested = 'supersede' AND NOT e.is_final
-                        THEN json_build_object('type', 'SupersededError',
-                                               'message', 'another run took over the thread')
-                        ELSE e.error::json END,
+                        THEN %(superseded)s::json ELSE e.error::json END,
            current_activity = e.current_activity,
            last_checkpoint_id = coalesce(
                e.last_checkpoint_id,
@@ -256,7 +258,8 @@ WITH ended AS (
            event_count = run.event_count + e.events,
            retry_at = CASE WHEN e.status = 'suspended' AND run.requested IS NULL
                            THEN clock_timestamp() + make_interval(secs => e.retry_after_s) END,
-           requested = CASE WHEN e.status = 'pending' OR (e.status = 'waiting' AND run.signal_count > e.seen_signals)
+           requested = CASE WHEN e.status = 'pending' OR e.goes_on > 0
+                              OR (e.status = 'waiting' AND run.signal_count > e.seen_signals)
                             THEN nullif(run.requested, 'supersede') END,
            lease_owner = NULL,
            lease_until = NULL,
@@ -463,7 +466,8 @@ UPDATE {schema}.workflow_metadata
 -- name: make_pending
 -- A run that rested, or failed, goes on; with `anew` its failures and lost workers are forgotten.
 UPDATE {schema}.workflow_metadata
-   SET status = 'pending', awaiting = NULL, retry_at = NULL, requested = NULL, completed_at = NULL,
+   SET status = 'pending', awaiting = NULL, retry_at = NULL, completed_at = NULL,
+       requested = CASE WHEN status = 'waiting' THEN requested END,
        error = CASE WHEN %(anew)s THEN NULL ELSE error END,
        failures = CASE WHEN %(anew)s THEN 0 ELSE failures END,
        losses = CASE WHEN %(anew)s THEN 0 ELSE losses END,
@@ -511,6 +515,23 @@ UPDATE {schema}.workflow_metadata AS run
   FROM child LEFT JOIN fenced ON fenced.thread_id = child.checkpoint_thread
  WHERE run.run_id = child.run_id
 RETURNING run.run_id, child.status = 'running' AS was_running;
+
+-- name: batches_left_over
+-- Batches that were cancelled and still have unfinished runs. Goes from batch to batch through the index of such runs,
+-- however many each has.
+WITH RECURSIVE batch (id) AS (
+    (SELECT batch_id FROM {schema}.workflow_metadata
+      WHERE batch_id IS NOT NULL AND status IN ('pending', 'running', 'waiting', 'paused', 'suspended')
+      ORDER BY batch_id LIMIT 1)
+    UNION ALL
+    SELECT (SELECT batch_id FROM {schema}.workflow_metadata
+             WHERE batch_id > batch.id AND batch_id IS NOT NULL
+               AND status IN ('pending', 'running', 'waiting', 'paused', 'suspended')
+             ORDER BY batch_id LIMIT 1)
+      FROM batch WHERE batch.id IS NOT NULL
+)
+SELECT run.run_id FROM batch JOIN {schema}.workflow_metadata AS run ON run.run_id = batch.id
+ WHERE run.status = 'cancelled';
 
 -- name: supersede
 -- Has a thread's other unfinished runs make way for a newer one: gives those that are resting or have not begun.
@@ -617,7 +638,7 @@ SELECT * FROM {schema}.workflow_step WHERE step_id = %(step_id)s::uuid;
 -- name: push_step
 -- A job of the postgres queue for a step.
 SELECT {schema}.procrastinate_defer_jobs_v1(ARRAY[ROW(
-    %(queue_prefix)s::text || %(queue)s, 'holdfast.step', %(priority)s, NULL, NULL, %(arguments)s, NULL
+    %(job_queue)s::text, 'holdfast.step', %(priority)s, NULL, NULL, %(arguments)s, NULL
 )::{schema}.procrastinate_job_to_defer_v1]);
 
 -- name: claim_step

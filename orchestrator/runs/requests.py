@@ -22,6 +22,7 @@ from orchestrator.errors import (
     RunNotFoundError,
     ThreadMovedOnError,
 )
+from orchestrator.runs.failure import superseded
 from orchestrator.runs.model import Json, Request, Run, RunStatus, require_transition
 from orchestrator.runs.rows import hook_of, nullable, run_of, signal_of
 from orchestrator.runs.sender import Sender
@@ -53,7 +54,7 @@ class Requests:
         async def pause(conn: Connection, run: Run) -> Run:
             if run.status is RunStatus.PAUSED:
                 return run
-            if run.status in (RunStatus.PENDING, RunStatus.RUNNING):
+            if run.status in (RunStatus.PENDING, RunStatus.RUNNING) or run.waits_for_its_work:
                 if run.requested is not None:
                     return run
                 return await self._change(conn, run, "request", "asked", requested=Request.PAUSE)
@@ -66,7 +67,7 @@ class Requests:
         async def resume(conn: Connection, run: Run) -> Run:
             if signal and await self._is_known(conn, run, signal):
                 return run
-            if run.requested is Request.PAUSE and run.status in (RunStatus.PENDING, RunStatus.RUNNING):
+            if run.requested is Request.PAUSE:
                 if signal is not None and signal.payload is not None:
                     await self._add(conn, run, signal)
                 return await self._change(conn, run, "request", "asked", requested=None)
@@ -107,11 +108,23 @@ class Requests:
             return await self._cancel(conn, run, None)
 
         cancelled = await self._held("cancelling a run", run_id, cancel)
-        # Not in one transaction with it: there may be thousands, and a child that ends locks itself first, then its
-        # batch. Asked again, because this was cut short, the rest is done.
+        await self._cancel_batch(run_id)
+        return cancelled
+
+    async def cancel_left_over(self) -> list[str]:
+        batches = [str(row["run_id"]) for row in await self._sender.ask("batches_left_over")]
+        for run_id in batches:
+            await self._cancel_batch(run_id)
+        return batches
+
+    async def _cancel_batch(self, run_id: str) -> None:
+        """End the runs of a batch that was cancelled.
+
+        Not in one transaction with it: there may be thousands, and a child that ends locks itself first, then its
+        batch. Where this is cut short, or a child was about to be made, recovery does the rest (`cancel_left_over`).
+        """
         while await self._sender.transaction("cancelling the runs of a batch", partial(self._cancel_children, run_id)):
             pass
-        return cancelled
 
     async def _cancel_children(self, run_id: str, conn: Connection) -> bool:
         """End some of what a batch has started; whether there was anything."""
@@ -136,7 +149,7 @@ class Requests:
 
         async def supersede(conn: Connection) -> None:
             params = {"organization_id": newer.organization_id, "thread_id": newer.thread_id, "run_id": newer.run_id}
-            error = {"type": "SupersededError", "message": f"run {newer.run_id} took over the thread"}
+            error = superseded(f"run {newer.run_id}")
             resting = [row for row in await self._sender.rows(conn, "supersede", params) if row["run_id"]]
             for row in resting:
                 [locked] = await self._sender.rows(conn, "lock_run", row)

@@ -10,7 +10,7 @@ from typing import Any
 from psycopg.types.json import Json as JsonParameter
 
 from orchestrator.runs.activity import Activity, ActivityStatus
-from orchestrator.runs.events import Event
+from orchestrator.runs.events import Event, time_text
 from orchestrator.runs.model import Json, Request, Run, RunStatus
 from orchestrator.runs.signals import Hook, Signal
 
@@ -51,6 +51,9 @@ def _given(kind: str, data: dict[str, Json]) -> dict[str, Json]:
     if kind != "state":
         return data
     given = {name: value for name, value in data.items() if value is not None}
+    if isinstance(at := given.get("retryAt"), str):
+        # PostgreSQL writes it in the time zone of whatever session changed the state.
+        given["retryAt"] = time_text(datetime.fromisoformat(at))
     if isinstance(error := given.get("error"), dict):
         given["error"] = {name: error[name] for name in ("type", "message") if name in error}
     return given

@@ -13,10 +13,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from hashlib import sha256
 
-from orchestrator.runs.model import STEP_SIGNAL, Json
+from orchestrator.runs.model import MAX_QUEUE_CHARS, STEP_SIGNAL, Json
 
-__all__ = ["NewStep", "Step", "StepEnd", "StepStatus", "was_ended_so"]
+__all__ = ["NewStep", "Step", "StepEnd", "StepStatus", "step_jobs", "was_ended_so"]
 
 
 class StepStatus(StrEnum):
@@ -93,6 +94,16 @@ class Step:
     def is_over(self) -> bool:
         """Whether there is a result, or the step has failed for good."""
         return self.status in (StepStatus.COMPLETED, StepStatus.FAILED)
+
+
+def step_jobs(queue_name: str) -> str:
+    """The name under which the postgres queue keeps the jobs of steps, apart from those of runs; of no queue's own.
+
+    `queue_name` is the queue's with its prefix.
+    """
+    name = f"{queue_name}:steps"
+    digest = sha256(queue_name.encode()).hexdigest()[:8]
+    return name if len(name) <= MAX_QUEUE_CHARS else f"{queue_name[: MAX_QUEUE_CHARS - 9]}:{digest}"
 
 
 def was_ended_so(row: Step, step: Step, end: StepEnd) -> bool:

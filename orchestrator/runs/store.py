@@ -274,6 +274,9 @@ class RunStore(Protocol):
         Raises `IllegalTransitionError` for one that is completed or failed.
         """
 
+    async def cancel_left_over(self) -> list[str]:
+        """End the unfinished runs of batches that were cancelled, where that was cut short; the batches' ids."""
+
     async def send_signal(self, run_id: str, signal: NewSignal) -> Run:
         """Keep a signal for a run and, where the run waits for it, make the run pending.
 

@@ -6,6 +6,7 @@ holds the rules). A hundred runs that end at once cost one round trip and one co
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product, starmap
@@ -31,6 +32,7 @@ from checkpointer.postgres.batching import Batcher, Item, Limits
 from checkpointer.postgres.worker_connection import WorkerConnection
 from orchestrator.runs.activity import ActivityNote
 from orchestrator.runs.events import RunNotes
+from orchestrator.runs.failure import superseded
 from orchestrator.runs.sender import bare, claim_statement
 
 __all__ = ["Kind", "Transition", "Transitions", "bigint", "integer", "seconds", "text", "uuid"]
@@ -77,6 +79,7 @@ _COLUMNS: Mapping[Kind, Columns] = {
         "seen_signals": Int8Array,
         "failed": Int4Array,
         "event_count": Int8Array,
+        "goes_on": Int4Array,
     },
     "record": {
         "run_id": UuidArray,
@@ -162,7 +165,12 @@ class Transitions(Batcher[Transition]):
         queue_prefix: str | None = None,
     ) -> None:
         super().__init__(connections, retry_for_s=retry_for_s, limits=_LIMITS)
-        self._params = {"channel": channel, "lease_s": lease_s, "queue_prefix": queue_prefix}
+        self._params = {
+            "channel": channel,
+            "lease_s": lease_s,
+            "queue_prefix": queue_prefix,
+            "superseded": json.dumps(superseded()),
+        }
         self._claimed_before = queries["claimed_before"]
         self._statements = _statements(queries, pushes=queue_prefix is not None)
 

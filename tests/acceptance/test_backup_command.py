@@ -10,7 +10,6 @@ import shlex
 import shutil
 import stat
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,8 +17,8 @@ import pytest
 
 from orchestrator.cli.app import run
 from tests.archives import contents, fill_rows, narrow
-from tests.forking import run_holdfast
-from tests.servers import HOLDFAST, ROOT
+from tests.forking import fork_holdfast, run_holdfast, write_command
+from tests.servers import ROOT
 from tests.waiting import until
 
 NOWHERE = "postgresql://someone:secret@127.0.0.1:1/none"
@@ -126,13 +125,15 @@ async def test_killed_half_way_it_leaves_the_file_that_was_there(
     before = path.read_bytes()
     fill_rows(postgres_dsn, blobs=500)
     async with narrow(postgres_dsn, monkeypatch, 3_000_000) as (dsn, _):
-        process = await asyncio.create_subprocess_exec(*HOLDFAST, "backup", "my.backup", env=environment(dsn))
+        with (tmp_path / "said").open("w") as out:
+            command = ["backup", "my.backup"]
+            process = fork_holdfast(command, cwd=tmp_path, env=environment(dsn), stdout=out, stderr=out)
         try:
             await until(lambda: _size(partial) > 1_000_000, timeout_s=60, what="half of it is written")
-            assert process.returncode is None
+            assert process.poll() is None
         finally:
             process.kill()
-            await process.wait()
+            await asyncio.to_thread(process.wait)
     assert path.read_bytes() == before
     done(await asyncio.to_thread(holdfast, postgres_dsn, "backup", "my.backup"))
     done(await asyncio.to_thread(holdfast, NOWHERE, "backup", "verify", "my.backup"))
@@ -153,10 +154,9 @@ def checkout(tmp_path: Path) -> Path:
     binaries.mkdir(parents=True)
     for name in ("lib.sh", "backup", "restore"):
         shutil.copy(ROOT / "scripts" / name, copy / "scripts" / name)
-    commands = {"python": "exit 0", "holdfast": f"exec '{sys.executable}' -c '{HOLDFAST[-1]}' \"$@\""}
-    for name, command in commands.items():
-        (binaries / name).write_text(f"#!/bin/sh\n{command}\n")
-        (binaries / name).chmod(0o755)
+    (binaries / "python").write_text("#!/bin/sh\nexit 0\n")
+    (binaries / "python").chmod(0o755)
+    write_command(binaries / "holdfast")
     return copy
 
 

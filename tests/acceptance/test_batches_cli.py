@@ -70,6 +70,11 @@ async def test_batches_of_a_database_and_of_its_server(corpus: Path, postgres_ds
     async def holdfast(*arguments: str) -> subprocess.CompletedProcess[str]:
         return await asyncio.to_thread(_holdfast, corpus, *arguments, **database)
 
+    for name, text in {
+        "c.md": "Brightwater Logistics GmbH acquired Globex.",
+        "d.md": "Brightwater Logistic GmbH.",
+    }.items():
+        (corpus / "docs" / name).write_text(text)
     done = await holdfast("extract", "docs", "--json", "--title", "reports")
     assert done.returncode == 0, done.stderr
     batch_id = json.loads(done.stdout)["batchId"]
@@ -85,6 +90,15 @@ async def test_batches_of_a_database_and_of_its_server(corpus: Path, postgres_ds
     unknown = await holdfast("batches", "show", NO_BATCH)
     assert (unknown.returncode, unknown.stderr) == (1, f"holdfast: there is no batch '{NO_BATCH}'\n")
 
+    [merge] = json.loads((await holdfast("batches", "merges", batch_id, "--json")).stdout)["merges"]
+    assert {merge["left"], merge["right"]} == {"Brightwater Logistics GmbH", "Brightwater Logistic GmbH"}
+    explained = (await holdfast("batches", "merges", merge["absorbedId"])).stdout
+    assert f"entity {merge['survivorId']}: Brightwater" in explained
+    assert all(word in explained for word in (merge["mergeId"], merge["reason"], "spelling", batch_id))
+    for command in ("merges", "unmerge"):
+        unknown = await holdfast("batches", command, NO_BATCH)
+        assert (unknown.returncode, unknown.stderr.startswith("holdfast: there is no ")) == (1, True)
+
     async with serving(corpus, database) as server:
         await server.start()
         url = ("--url", f"http://127.0.0.1:{server.port}")
@@ -97,6 +111,16 @@ async def test_batches_of_a_database_and_of_its_server(corpus: Path, postgres_ds
         assert (refused.returncode, refused.stderr) == (1, f"holdfast: there is no batch '{NO_BATCH}'\n")
         # The file that was there stays.
         assert "Globex" in (corpus / "x.jsonld").read_text()
+        assert merge["mergeId"] in (await holdfast("batches", "merges", batch_id, *url)).stdout
+        parted = await holdfast("batches", "unmerge", merge["mergeId"], *url)
+        assert parted.stdout == f"{merge['left']!r} and {merge['right']!r} are two entities, for good\n"
+        [again] = json.loads((await holdfast("batches", "unmerge", merge["mergeId"], "--json")).stdout)["merges"]
+        assert again["undoneWhy"] == "asked"
+        entity = json.loads((await holdfast("batches", "merges", merge["absorbedId"], "--json", *url)).stdout)
+        assert (entity["entityId"], entity["merges"]) == (merge["absorbedId"], [again])
+        assert "for good" in (await holdfast("batches", "merges", batch_id, *url)).stdout
+        unknown = await holdfast("batches", "merges", NO_BATCH, *url)
+        assert unknown.stderr == f"holdfast: there is no batch and no entity '{NO_BATCH}'\n"
         started = (await holdfast("batches", "retry", batch_id, *url)).stdout.strip()
         watched = await holdfast("batches", "watch", started, *url)
         assert watched.returncode == 0, watched.stderr

@@ -35,7 +35,6 @@ ELSEWHERE = {
     ("README.md", "python"): "unit/test_scripts.py",
     ("docs/backup.md", "sh"): "acceptance/test_backup_command.py",
     ("docs/batches.md", "python"): "integration/test_batch_pages.py",
-    ("docs/batches.md", "sh"): "integration/test_batch_pages.py",
     ("docs/kubernetes.md", "sql"): "acceptance/test_kubernetes.py",
     ("docs/migration.md", "python"): "integration/test_batch_pages.py",
     ("docs/runbook.md", "sh"): "acceptance/test_runbook.py",
@@ -45,13 +44,26 @@ ELSEWHERE = {
     ("docs/runs.md", "js"): "acceptance/test_event_source.py",
 }
 STORIES = ("README.md", "docs/quickstart.md", "docs/workers.md", "docs/tracing.md")
-FLAT = ("docs/runs.md", "docs/http-api.md", "docs/monitoring.md", "docs/retention.md", "docs/rollout.md")
+FLAT = (
+    "docs/runs.md",
+    "docs/http-api.md",
+    "docs/batches.md",
+    "docs/monitoring.md",
+    "docs/retention.md",
+    "docs/rollout.md",
+)
 PYTHON = ("docs/quickstart.md", "docs/runs.md", "docs/workers.md")
 # Shown, and not for anybody to run; what can be checked about them is checked below. `console` is for a terminal where
 # something is in use that is not here, as its page says.
 SHOWN = {"text", "console", "json", "toml", "dockerfile"}
 EXTRAS = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
 DATABASE = "postgresql://claude@localhost:5432/claude_studio"
+# The quickstart's pauses: here the server is killed in the second stage, however long the first one takes.
+MOMENTS = {
+    "asyncio.sleep(2)": 'asyncio.sleep(600 if name == "search" and not os.path.exists("killed") else 0)',
+    "sleep 5\n": 'until curl -s localhost:3456/api/invoke-status/status/first | grep \'"currentActivity":"search"\'\n'
+    "do sleep 0.1; done\ntouch killed\n",
+}
 
 
 def every_block() -> Iterator[Block]:
@@ -145,12 +157,11 @@ def test_the_quickstart(empty_dsn: str, tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     given = {"POSTGRES_EMBEDDED_DIR": str(tmp_path / "pg"), "TMPDIR": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path)}
     page = blocks_of(DOCS / "quickstart.md")
-    # The same with half the pauses.
-    replaced = {DATABASE: uri_of(empty_dsn), "sleep(2)": "sleep(1)", "sleep 5": "sleep 2.5"}
-    printed = play(page, tmp_path, free_port(), given, replaced)
+    printed = play(page, tmp_path, free_port(), given, {DATABASE: uri_of(empty_dsn), **MOMENTS})
     [done] = re.findall(r'"done":(\[.*?\])', printed)
     stages, processes = zip(*(entry.split(" in process ") for entry in json.loads(done)), strict=True)
     assert stages == ("read", "search", "think", "answer")
+    assert [process == processes[0] for process in processes] == [True, False, False, False]
     assert len(set(processes)) == 2
     [shown] = blocks("docs/quickstart.md", "json")
     assert all(f'"{key}":' in printed for key in json.loads(shown.text))
@@ -196,8 +207,14 @@ def pages_of_runs(tmp_path: Path) -> str:
     return "langgraph.json"
 
 
+@pytest.mark.usefixtures("pages_of_batches")
 async def test_the_pages_beside_a_server(postgres_dsn: str, tmp_path: Path, pages_of_runs: str) -> None:
-    given = {"USE_POSTGRES_SAVER": "true", "POSTGRES_CONNECTION_STRING": postgres_dsn, "RUN_KEEP_FOR": "30d"}
+    given = {
+        "USE_POSTGRES_SAVER": "true",
+        "POSTGRES_CONNECTION_STRING": postgres_dsn,
+        "RUN_KEEP_FOR": "30d",
+        "DOCUMENTS_DIR": str(tmp_path),
+    }
     async with serving(tmp_path, given, "--graphs", pages_of_runs) as server:
         await server.start()
         terminal = Terminal(tmp_path, given, server.port)
@@ -210,11 +227,28 @@ async def test_the_pages_beside_a_server(postgres_dsn: str, tmp_path: Path, page
                         await terminal.type(await stand_in(command))
 
 
+TEXT = "Acme Corporation acquired Globex in 2019."
+
+
+@pytest.fixture
+def pages_of_batches(tmp_path: Path) -> None:
+    """The documents that docs/batches.md reads."""
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports" / "a.md").write_text(TEXT)
+    (tmp_path / "notes.txt").write_text(TEXT)
+
+
 def placeholders(server: Server, directory: Path) -> Callable[[str], Awaitable[str]]:
     """What stands for RUN_ID and the like: of a run that waits where it is to be answered, else of one that ended."""
 
+    batches: dict[bool, dict[str, str]] = {}
+
     async def stand_in(command: str) -> str:
         words = command.replace("/var/lib/holdfast/", f"{directory}/")
+        if re.search(r"\b(BATCH|ENTITY|MERGE)_ID\b", words):
+            if (is_open := "cancel" in words) not in batches:
+                batches[is_open] = await (open_batch(server) if is_open else batch_that_is_over(server, directory))
+            return replaced(words, batches[is_open])
         if not re.search(r"\b(RUN|THREAD|CHECKPOINT)_ID\b", words):
             return words
         if re.search(r"signal|history|fork", words):
@@ -229,9 +263,32 @@ def placeholders(server: Server, directory: Path) -> Callable[[str], Awaitable[s
             await server.finished(run)
         checkpoints = (await server.get(f"/api/runs/{run['runId']}/history"))["checkpoints"]
         names = {"RUN_ID": run["runId"], "THREAD_ID": run["threadId"], "CHECKPOINT_ID": checkpoints[0]["checkpointId"]}
-        return re.sub("|".join(names), lambda found: names[found[0]], words)
+        return replaced(words, names)
 
     return stand_in
+
+
+def replaced(words: str, names: dict[str, str]) -> str:
+    return re.sub("|".join(names), lambda found: names[found[0]], words)
+
+
+async def open_batch(server: Server) -> dict[str, str]:
+    given = {"workflow": "batch", "input": {"documents": [{"text": TEXT}]}, "startAt": "9000-01-01T00:00:00Z"}
+    return {"BATCH_ID": (await server.invoke(given))["runId"]}
+
+
+async def batch_that_is_over(server: Server, directory: Path) -> dict[str, str]:
+    """One that merged two spellings, and has a document that failed, but is mended by now."""
+    texts = {"a.md": "Northwind Analytics GmbH employs John Smith.", "b.md": "", "c.md": "Northwind Analytic GmbH."}
+    for name, text in texts.items():
+        (directory / "reports" / name).write_text(text)
+    answer = await server.client.post("/api/batches", json={"paths": ["reports"]})
+    assert answer.status_code == 202, answer.text
+    batch = await server.finished({**answer.json(), "runId": answer.json()["batchId"]})
+    assert [row["name"] for row in batch["failedDocuments"]] == ["reports/b.md"]
+    (directory / "reports" / "b.md").write_text(TEXT)
+    [merge] = (await server.get(f"{batch['statusUrl']}/merges"))["merges"]
+    return {"BATCH_ID": batch["batchId"], "MERGE_ID": merge["mergeId"], "ENTITY_ID": merge["absorbedId"]}
 
 
 class State(TypedDict, total=False):

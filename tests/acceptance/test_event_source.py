@@ -90,11 +90,15 @@ async def test_curl_shows_a_stream_as_it_comes(server: Server, tmp_path: Path) -
     shown = tmp_path / "shown"
     command = (curl, "-sN", "-H", f"Authorization: Bearer {TOKEN}", f"{server.client.base_url}{started['streamUrl']}")
     with shown.open("wb") as output, _started(*command, stdout=output) as process:
-        await until(lambda: b'"one"' in shown.read_bytes(), what="curl has shown the first activity, which goes on")
+        await until(
+            lambda: b'"one"' in shown.read_bytes(),
+            timeout_s=60,
+            what="curl has shown the first activity, which goes on",
+        )
         assert process.poll() is None
         for gate in ("one", "two"):
             (tmp_path / gate).touch()
-        assert await asyncio.to_thread(process.wait, 30) == 0
+        assert await asyncio.to_thread(process.wait, 60) == 0
     messages = [each for each in parsed(shown.read_text()) if each.comment is None]
     assert [each.id for each in messages] == [str(number) for number in range(1, len(messages) + 1)]
     assert (messages[-1].event, messages[-1].data["status"]) == ("state", "completed")

@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from checkpointer import CheckpointerSettings
-from tests.forking import run_holdfast
+from tests.forking import fork_holdfast, run_holdfast
 from tests.moves import Cast, Places, column, opened
-from tests.servers import HOLDFAST, ROOT
+from tests.servers import ROOT
 from tests.waiting import until
 
 UNFINISHED = {"pending": 2, "waiting": 2, "paused": 1, "suspended": 1}
@@ -23,12 +22,6 @@ UNFINISHED = {"pending": 2, "waiting": 2, "paused": 1, "suspended": 1}
 @pytest.fixture
 def places(checkpointer_settings: CheckpointerSettings, tmp_path: Path) -> Places:
     return Places(checkpointer_settings, tmp_path / "runs.jsonl")
-
-
-def spawn(places: Places, *arguments: str) -> subprocess.Popen[str]:
-    """Start a command of `holdfast runs` against the database."""
-    given, out = environment(places), subprocess.PIPE
-    return subprocess.Popen([*HOLDFAST, "runs", *arguments], env=given, stdout=out, stderr=out, text=True)
 
 
 def environment(places: Places) -> dict[str, str]:
@@ -115,7 +108,6 @@ async def _stopped_at(conn: Any, places: Places, table: str, *arguments: str) ->
 
 async def _kill(places: Places, *arguments: str) -> None:
     """Run the command until one of its statements waits for a lock, and kill it there; its transaction is undone."""
-    process = spawn(places, *arguments)
     waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
 
@@ -125,9 +117,13 @@ async def _kill(places: Places, *arguments: str) -> None:
             return int(row[0]) if row else 0
 
     async def stopped() -> bool:
-        assert process.poll() is None, process.communicate()
+        assert process.poll() is None, said.read_text()
         return await count(waits) > 0
 
+    said = places.file.with_name("said")
+    with said.open("w") as out:
+        given = environment(places)
+        process = fork_holdfast(["runs", *arguments], cwd=Path.cwd(), env=given, stdout=out, stderr=out)
     try:
         await until(stopped, timeout_s=60, what="it waits for a lock")
         backends = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
@@ -137,7 +133,7 @@ async def _kill(places: Places, *arguments: str) -> None:
             await look.execute(f"{backends} AND wait_event_type = 'Lock'".encode())
     finally:
         process.kill()
-        await asyncio.to_thread(process.communicate)
+        await asyncio.to_thread(process.wait)
     await until(lambda: _gone(count, others), what="its connections are gone")
 
 

@@ -12,7 +12,8 @@ import psycopg
 
 from checkpointer.thread_file import verify_thread_file
 from checkpointer.whereabouts import bucket_of
-from tests.servers import HOLDFAST, ROOT, Server, serving
+from tests.forking import run_holdfast
+from tests.servers import Server, serving
 
 _TALK = """
 import operator
@@ -96,12 +97,9 @@ async def _say(server: Server, turns: dict[str, int]) -> dict[str, Any]:
 async def _end(server: Server, turns: dict[str, int], directory: Path, environment: dict[str, str]) -> None:
     """Move what is left in memory; it goes on in PostgreSQL."""
     source = f"file:{environment['MEMORY_SNAPSHOT']}"
-    moving = await asyncio.create_subprocess_exec(
-        *[*HOLDFAST, "transfer", "--from", source, "--to", "postgres"],
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-        cwd=directory,
-    )
-    assert await moving.wait() == 0
+    command = ["transfer", "--from", source, "--to", "postgres"]
+    moved = await asyncio.to_thread(run_holdfast, command, cwd=directory, env={**os.environ, **environment})
+    assert moved.returncode == 0, moved.stderr
     await server.start(POSTGRES_SAVER_ROLLOUT_PERCENT="100")
     assert {run["checkpointer"] for run in (await _say(server, turns)).values()} == {"PostgresSaver"}
     health = await server.get("/api/health/checkpointer")

@@ -6,22 +6,22 @@ import asyncio
 import json
 import os
 import pty
-import subprocess
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
-from tests.forking import run_holdfast
-from tests.servers import HOLDFAST, ROOT, Server, serving
+from tests.forking import Forked, fork_holdfast, run_holdfast
+from tests.servers import ROOT, Server, serving
 from tests.waiting import until
 
 GRAPHS = """
 import operator, time
 from pathlib import Path
 from typing import Annotated, TypedDict
-from langgraph.graph import START, StateGraph
+from langgraph.graph import END, START, StateGraph
 from langgraph.types import interrupt
 
 class State(TypedDict, total=False):
@@ -38,15 +38,25 @@ def step(name):
 def ask(state: State) -> State:
     return {"trace": [str(interrupt({"signal": "approval", "question": "go on?"}))]}
 
+def again(state: State) -> State:
+    if (Path(state["gates"]) / "two").exists():
+        return {"trace": ["two"]}
+    time.sleep(0.2)
+    return {}
+
 def fail(state: State) -> State:
     raise ValueError("this is broken")
 
 gated = StateGraph(State).add_node("one", step("one")).add_node("two", step("two"))
 gated = gated.add_edge(START, "one").add_edge("one", "two")
+# Whoever is to pause it need not be heard at once: it comes to a checkpoint again and again.
+stepping = StateGraph(State).add_node("one", step("one")).add_node("two", again)
+stepping = stepping.add_edge(START, "one").add_edge("one", "two")
+stepping = stepping.add_conditional_edges("two", lambda state: END if "two" in state["trace"] else "two", ["two", END])
 approval = StateGraph(State).add_node("ask", ask).add_edge(START, "ask")
 failing = StateGraph(State).add_node("broken", fail).add_edge(START, "broken")
 """
-NAMES = ["gated", "approval", "failing"]
+NAMES = ["gated", "stepping", "approval", "failing"]
 NO_RUN = "0199c0de-0000-7000-8000-000000000000"
 
 
@@ -103,16 +113,23 @@ class Cli:
         assert ended.returncode == code, (arguments, ended.stdout, ended.stderr)
         return ended.stdout, ended.stderr
 
-    def spawn(self, *arguments: str, stdout: int) -> subprocess.Popen[bytes]:
+    def spawn(self, *arguments: str, stdout: IO[bytes]) -> Forked:
         """The command as a process under way."""
-        return subprocess.Popen(
-            [*HOLDFAST, "runs", *arguments, *self._options],
-            cwd=self._directory,
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
-            stdout=stdout,
-            stderr=subprocess.PIPE,
-        )
+        command = ["runs", *arguments, *self._options]
+        with Path(os.devnull).open("wb") as nowhere:
+            return fork_holdfast(command, cwd=self._directory, env=self._environment, stdout=stdout, stderr=nowhere)
+
+    @contextmanager
+    def piped(self, *arguments: str) -> Iterator[tuple[Forked, IO[bytes]]]:
+        """The command as a process under way, and what it prints."""
+        read, write = os.pipe()
+        with open(read, "rb") as printed:
+            with open(write, "wb") as out:
+                process = self.spawn(*arguments, stdout=out)
+            try:
+                yield process, printed
+            finally:
+                process.kill()
 
 
 async def _started(server: Server, workflow: str, **more: Any) -> str:
@@ -202,17 +219,16 @@ async def test_what_is_wrong_is_one_line(server: Server, tmp_path: Path) -> None
 async def test_a_pipe_gets_a_line_per_change(server: Server, tmp_path: Path) -> None:
     runs = Cli(tmp_path, "--url", _url(server))
     run_id = await _started(server, "gated", input={"gates": str(tmp_path)})
-    with runs.spawn("watch", run_id, stdout=subprocess.PIPE) as watching:
-        assert watching.stdout is not None
+    with runs.piped("watch", run_id) as (watching, printed):
         lines: list[str] = []
         while not lines or "activity one" not in lines[-1]:
-            lines.append((await asyncio.to_thread(watching.stdout.readline)).decode())
+            lines.append((await asyncio.to_thread(printed.readline)).decode())
             assert lines[-1], lines
         (tmp_path / "one").touch()
-        lines.append((await asyncio.to_thread(watching.stdout.readline)).decode())
+        lines.append((await asyncio.to_thread(printed.readline)).decode())
         (tmp_path / "two").touch()
-        lines += (await asyncio.to_thread(watching.stdout.read)).decode().splitlines(keepends=True)
-        assert await asyncio.to_thread(watching.wait, 20) == 0
+        lines += (await asyncio.to_thread(printed.read)).decode().splitlines(keepends=True)
+        assert await asyncio.to_thread(watching.wait, 60) == 0
     assert [line.strip() for line in lines][-3:] == [
         "running  activity one  attempt 1",
         "running  activity two  attempt 1",
@@ -228,15 +244,19 @@ async def test_a_terminal_gets_one_line_that_changes(server: Server, tmp_path: P
 
     async def shows(text: str) -> None:
         while text.encode() not in shown:
-            shown.extend(await asyncio.wait_for(asyncio.to_thread(os.read, ours, 4096), 20))
+            shown.extend(await asyncio.wait_for(asyncio.to_thread(os.read, ours, 4096), 60))
 
     try:
-        with runs.spawn("watch", run_id, stdout=theirs) as watching:
+        with open(theirs, "wb", closefd=False) as terminal:  # noqa: ASYNC230
+            watching = runs.spawn("watch", run_id, stdout=terminal)
+        try:
             await shows("activity one")
             (tmp_path / "one").touch()
             (tmp_path / "two").touch()
             await shows("completed")
-            assert await asyncio.to_thread(watching.wait, 20) == 0
+            assert await asyncio.to_thread(watching.wait, 60) == 0
+        finally:
+            watching.kill()
     finally:
         os.close(ours)
         os.close(theirs)
@@ -248,15 +268,14 @@ async def test_a_watch_outlives_its_server(durable: dict[str, str], graphs: str,
         await server.start()
         runs = Cli(tmp_path, "--url", _url(server))
         run_id = await _started(server, "gated", input={"gates": str(tmp_path)})
-        with runs.spawn("watch", run_id, stdout=subprocess.PIPE) as watching:
-            assert watching.stdout is not None
-            await asyncio.to_thread(watching.stdout.readline)
+        with runs.piped("watch", run_id) as (watching, printed):
+            await asyncio.to_thread(printed.readline)
             await server.kill()
             await server.start()
             (tmp_path / "one").touch()
             (tmp_path / "two").touch()
-            rest = await asyncio.to_thread(watching.stdout.read)
-            assert await asyncio.to_thread(watching.wait, 20) == 0
+            rest = await asyncio.to_thread(printed.read)
+            assert await asyncio.to_thread(watching.wait, 60) == 0
     assert rest.decode().splitlines()[-1] == "completed  attempt 2"
 
 
@@ -266,7 +285,7 @@ async def test_straight_on_the_database_a_live_server_is_told(
     async with serving(tmp_path, durable, "--graphs", graphs) as server:
         await server.start()
         runs = Cli(tmp_path, **durable)
-        run_id = await _started(server, "gated", input={"gates": str(tmp_path)})
+        run_id = await _started(server, "stepping", input={"gates": str(tmp_path)})
 
         async def in_one() -> bool:
             return bool((await server.get(f"/api/runs/{run_id}"))["currentActivity"] == "one")
@@ -281,7 +300,8 @@ async def test_straight_on_the_database_a_live_server_is_told(
         done = await runs.json("watch", run_id)
         assert (done["status"], done["output"]["trace"]) == ("completed", ["one", "two"])
         assert done == await server.get(f"/api/runs/{run_id}")
-        assert [each["activity"] for each in (await runs.json("activities", run_id))["activities"]] == ["one", "two"]
+        first, *others = (each["activity"] for each in (await runs.json("activities", run_id))["activities"])
+        assert (first, set(others)) == ("one", {"two"})
         for command in (["history", run_id], ["fork", run_id, done["lastCheckpointId"]]):
             assert "--url" in await runs.complaint(*command, code=2)
 

@@ -19,6 +19,7 @@ import requests
 import schemathesis
 from hypothesis import HealthCheck, Phase
 from hypothesis import strategies as st
+from schemathesis.checks import not_a_server_error
 from schemathesis.core.failures import FailureGroup
 from schemathesis.core.result import Ok
 
@@ -80,7 +81,7 @@ class _Tried:
         self._session.trust_env = False
         self._url = f"http://127.0.0.1:{server.port}"
         self._token = token
-        self._schema = schemathesis.openapi.from_dict(self._session.get(f"{self._url}/openapi.json", timeout=10).json())
+        self._schema = schemathesis.openapi.from_dict(self._session.get(f"{self._url}/openapi.json", timeout=60).json())
         self._schema.config.base_url = self._url
         # Tokens are given below; what is said without one, the check `ignored_auth` asks by itself.
         self._schema.config.generation.with_security_parameters = False
@@ -89,7 +90,7 @@ class _Tried:
 
     def _start(self, workflow: str, thread: str) -> Mapping[str, str]:
         body = {"workflow": workflow, "input": {"text": "x"}, "threadId": thread}
-        answer = self._session.post(f"{self._url}/api/invoke", json=body, headers=self._headers("api"), timeout=30)
+        answer = self._session.post(f"{self._url}/api/invoke", json=body, headers=self._headers("api"), timeout=90)
         assert answer.status_code == 200, answer.text
         run: dict[str, str] = answer.json()
         return {"run_id": run["runId"], "thread_id": run["threadId"]}
@@ -97,8 +98,8 @@ class _Tried:
     def _batch(self) -> Mapping[str, str]:
         body = {"documents": [{"text": "Ada Lovelace wrote to Charles Babbage in London."}, {"text": ""}]}
         headers = self._headers("api")
-        batch = self._session.post(f"{self._url}/api/batches", json=body, headers=headers, timeout=30).json()
-        events = self._session.get(f"{self._url}{batch['streamUrl']}", headers=headers, timeout=60)
+        batch = self._session.post(f"{self._url}/api/batches", json=body, headers=headers, timeout=60).json()
+        events = self._session.get(f"{self._url}{batch['streamUrl']}", headers=headers, timeout=120)
         assert '"status":"completed"' in events.text, events.text  # read to its end, which is the batch's
         return {"batch_id": batch["batchId"]}
 
@@ -145,8 +146,10 @@ class _Tried:
     def _check(self, case: Case) -> None:
         scheme = next(iter(case.operation.definition.raw.get("security") or [{}])) or {}
         headers = self._headers("worker" if "worker" in scheme else "api")
-        response = case.call(session=self._session, headers=headers, timeout=30)
-        case.validate_response(response, headers=headers)
+        response = case.call(session=self._session, headers=headers, timeout=60)
+        # Health says so where PostgreSQL does not answer in time, as on a busy machine; the document has that, too.
+        is_slow = response.status_code == 503 and case.path.startswith("/api/health")
+        case.validate_response(response, headers=headers, excluded_checks=[not_a_server_error] if is_slow else [])
 
 
 def _tamed(case: Case, mode: schemathesis.GenerationMode, known: Mapping[str, str] | None) -> Case:

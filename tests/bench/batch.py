@@ -30,6 +30,7 @@ __all__ = ["main"]
 _DOCUMENTS, _QUICK_DOCUMENTS = 1000, 200
 _SIZES = (0.25, 1.0, 4.0)
 _WATCHERS = 500
+_TOLD_EVERY_S = 0.25
 _WARM_UP = 50
 _HEALTHY_WITHIN_S = 60.0
 
@@ -39,7 +40,10 @@ def main(arguments: Sequence[str]) -> int:
     chosen = _parser().parse_args(arguments)
     chosen.documents = chosen.documents or (_QUICK_DOCUMENTS if chosen.quick else _DOCUMENTS)
     console = options.open_console()
-    with own_cluster(options="") as cluster, tempfile.TemporaryDirectory(prefix="holdfast-bench-") as directory:
+    with (
+        own_cluster(options="", on_disk=True) as cluster,
+        tempfile.TemporaryDirectory(prefix="holdfast-bench-") as directory,
+    ):
         scratch = Path(directory)
         if chosen.profile:
             asyncio.run(_profile(cluster, scratch, chosen))
@@ -145,6 +149,6 @@ async def _watched(cluster: Cluster, directory: Path, watchers: int) -> list[flo
                         return False
 
                 await until(healthy, timeout_s=_HEALTHY_WITHIN_S, what="the server is healthy")
-                body = {"workflow": "telling", "input": {"gate": str(gate)}}
+                body = {"workflow": "telling", "input": {"gate": str(gate), "every_s": _TOLD_EVERY_S}}
                 run = (await client.post("/api/invoke/async", json=body)).json()
                 return await asyncio.to_thread(watch, port, f"/api/runs/{run['runId']}/events", watchers, gate)

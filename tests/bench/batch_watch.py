@@ -20,15 +20,15 @@ from langgraph.graph import START, StateGraph
 from langgraph.types import StreamWriter
 from typing_extensions import TypedDict
 
-__all__ = ["EVENTS", "EVERY_S", "telling", "watch", "write_graph_file"]
+__all__ = ["EVENTS", "telling", "watch", "write_graph_file"]
 
 EVENTS = 40
-EVERY_S = 0.25
 _GO = "go"
 
 
 class _State(TypedDict, total=False):
     gate: str
+    every_s: float
     told: Annotated[int, operator.add]
 
 
@@ -37,7 +37,7 @@ async def _tell(state: _State, writer: StreamWriter) -> dict[str, Any]:
     while not Path(state["gate"]).exists():  # noqa: ASYNC110, ASYNC240
         await asyncio.sleep(0.02)
     for _ in range(EVENTS):
-        await asyncio.sleep(EVERY_S)
+        await asyncio.sleep(state["every_s"])
         writer({_GO: time.time()})
     return {"told": EVENTS}
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import operator
 import random
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -28,6 +29,7 @@ from typing_extensions import TypedDict
 
 from checkpointer.metrics import LOAD_SECONDS, SAVE_SECONDS, QuickHistogram
 from orchestrator import Orchestrator, OrchestratorSettings, RunStatus, open_orchestrator
+from orchestrator.cli.heap import settle_heap
 from tests.bench import options
 from tests.bench.chart import draw_marks, save
 from tests.bench.figures import Figure, as_json, percentile
@@ -111,7 +113,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--sizes", default=",".join(map(str, _SIZES)), metavar="N,…", help="(%(default)s)")
     chosen = parser.parse_args(arguments)
     console = options.open_console()
-    with own_cluster(options="") as cluster, tempfile.TemporaryDirectory(prefix="holdfast-bench-") as directory:
+    with (
+        own_cluster(options="", on_disk=True) as cluster,
+        tempfile.TemporaryDirectory(prefix="holdfast-bench-") as directory,
+    ):
         machine = {**describe(Path(directory)), **server_settings(cluster.dsn())}
         crowds = asyncio.run(_measure(cluster.dsn(), chosen, console))
     report = CrowdReport(machine, 1, chosen.quick, crowds, list(_figures(crowds)))
@@ -125,11 +130,23 @@ async def _measure(admin_dsn: str, chosen: argparse.Namespace, console: Console)
         console.print(f"{size} runs at once, {crowd.seconds:.0f} s")
         with fresh_database(admin_dsn) as dsn, _timed(SAVE_SECONDS, crowd.saves), _timed(LOAD_SECONDS, crowd.loads):
             settings = OrchestratorSettings(use_postgres_saver=True, postgres_connection_string=dsn)
-            async with open_orchestrator({"walk": _graph()}, settings=settings) as orchestrator:
+            async with open_orchestrator({"walk": _graph()}, settings=settings) as orchestrator, _settled():
                 ends = monotonic() + crowd.seconds
                 await asyncio.gather(*(_one_after_the_other(orchestrator, crowd, ends) for _ in range(size)))
         crowds.append(crowd)
     return crowds
+
+
+@asynccontextmanager
+async def _settled() -> AsyncIterator[None]:
+    """Garbage is collected as in a server."""
+    thresholds = gc.get_threshold()
+    settle_heap()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*thresholds)
 
 
 @contextmanager
@@ -151,12 +168,14 @@ def _timed(histogram: QuickHistogram, found: list[float]) -> Iterator[None]:
 async def _one_after_the_other(orchestrator: Orchestrator, crowd: Crowd, ends: float) -> None:
     # Not all at the same instant: they would stay in step for long.
     await asyncio.sleep(random.uniform(0, _MOST_S))  # noqa: S311 - when a user comes
-    while monotonic() < ends:
+    while True:
         run = await orchestrator.start_and_wait("walk", {"trace": []}, timeout=120)
         if run.status is RunStatus.COMPLETED and len(run.output["trace"]) == _NODES:
             crowd.completed += 1
         else:
             crowd.errors += 1
+        if monotonic() >= ends:
+            return
 
 
 def _figures(crowds: Sequence[Crowd]) -> Iterator[Figure]:

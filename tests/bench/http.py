@@ -35,7 +35,10 @@ def main(arguments: Sequence[str]) -> int:
     """Run the bench; 0 unless something breaks, or with --strict a figure misses its mark."""
     chosen = _parser().parse_args(arguments)
     console = options.open_console()
-    with own_cluster(options="") as cluster, tempfile.TemporaryDirectory(prefix="holdfast-bench-") as directory:
+    with (
+        own_cluster(options="", on_disk=True) as cluster,
+        tempfile.TemporaryDirectory(prefix="holdfast-bench-") as directory,
+    ):
         scratch = Path(directory)
         if chosen.profile:
             asyncio.run(_profile(cluster, scratch, chosen))
@@ -88,8 +91,7 @@ async def _measure(
 
 
 def _less(load: Load, share: int) -> Load:
-    runs = max(1, load.runs // share)
-    return replace(load, runs=max(runs, load.at_once))
+    return replace(load, runs=max(1, load.runs // share))
 
 
 async def _start(site: Site) -> float:

@@ -45,6 +45,11 @@ class Load:
         """Such as `five:16`."""
         return f"{self.workflow}:{self.at_once}"
 
+    @property
+    def connections(self) -> int:
+        """Those that there is a run for."""
+        return min(self.at_once, self.runs)
+
 
 LOADS = (
     Load("five", 1, 60, "no-op nodes, one at a time"),
@@ -107,7 +112,7 @@ class Site:
 
     async def _ask(self, method: str, path: str, body: str, expected: str, load: Load) -> Saw:
         _, port = self.servers[-1]
-        job = Job(port, method, path, body, expected, load.at_once, load.runs)
+        job = Job(port, method, path, body, expected, load.connections, load.runs)
         return await asyncio.to_thread(ask, job)
 
     async def measure(self, load: Load, *, http_first: bool) -> Measured:
@@ -132,7 +137,7 @@ class Site:
                     raise AssertionError(f"a run ended with {len(output['trace'])} entries")
 
         begun = perf_counter()
-        await asyncio.gather(*(one_after_the_other() for _ in range(load.at_once)))
+        await asyncio.gather(*(one_after_the_other() for _ in range(load.connections)))
         return perf_counter() - begun
 
 

@@ -44,7 +44,10 @@ def main(arguments: Sequence[str]) -> int:
     """Run the bench; 0 unless something breaks, or with --strict a figure misses its mark."""
     chosen = _parser().parse_args(arguments)
     console = options.open_console()
-    with own_cluster(options="") as cluster, tempfile.TemporaryDirectory(prefix="holdfast-bench-") as directory:
+    with (
+        own_cluster(options="", on_disk=True) as cluster,
+        tempfile.TemporaryDirectory(prefix="holdfast-bench-") as directory,
+    ):
         dsn = cluster.dsn()
         if chosen.profile:
             asyncio.run(_profile(dsn, *chosen.profile, lines=chosen.lines))

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from time import process_time
+from typing import IO
 
 import psutil
 
@@ -30,20 +31,11 @@ class Process:
     def __init__(
         self, directory: Path, arguments: list[str], environment: Mapping[str, str], *, profile: Path | None = None
     ) -> None:
-        entry = directory / "entry.py"
-        entry.write_text(f"{_COMMAND}\n")
-        watched = ["-m", "cProfile", "-o", str(profile)] if profile else []
         self._log = directory / f"{arguments[0]}.log"
         kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, *watched, str(entry), *arguments],
-                cwd=directory,
-                env={**kept, "PYTHONPATH": str(ROOT), **environment},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
+            given = {**kept, "PYTHONPATH": str(ROOT), **environment}
+            self._process = _begun(directory, arguments, given, log, profile)
         self.ps = psutil.Process(self._process.pid)
 
     @property
@@ -65,6 +57,22 @@ class Process:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
+
+
+def _begun(
+    directory: Path, arguments: list[str], environment: Mapping[str, str], log: IO[bytes], profile: Path | None
+) -> subprocess.Popen[bytes]:
+    entry = directory / "entry.py"
+    entry.write_text(f"{_COMMAND}\n")
+    watched = ["-m", "cProfile", "-o", str(profile)] if profile else []
+    return subprocess.Popen(
+        [sys.executable, *watched, str(entry), *arguments],
+        cwd=directory,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+    )
 
 
 @contextmanager

@@ -200,6 +200,7 @@ async def _at_work(system: System) -> None:
             worker.check()
         runners = await system.ask("SELECT count(*) FROM workflow_runner WHERE kind = 'worker'")
         queues = await system.ask("SELECT count(*) FROM procrastinate_workers")
-        return bool(runners >= len(system.workers) <= queues)
+        # Each has one for runs and one for steps.
+        return bool(runners >= len(system.workers) <= queues / 2)
 
     await until(listening, timeout_s=_WITHIN_S, what=f"the workers of {system.name} work")

@@ -82,7 +82,10 @@ def main(arguments: Sequence[str]) -> int:
     """Run the bench; 0 unless something breaks, or with --strict a figure misses its mark."""
     chosen = _parser().parse_args(arguments)
     console = options.open_console()
-    with own_cluster(options="") as cluster, tempfile.TemporaryDirectory(prefix="holdfast-bench-") as directory:
+    with (
+        own_cluster(options="", on_disk=True) as cluster,
+        tempfile.TemporaryDirectory(prefix="holdfast-bench-") as directory,
+    ):
         scratch = Path(directory)
         machine = {**describe(scratch), **server_settings(cluster.dsn())}
         report = asyncio.run(_measure(cluster, scratch, chosen, machine, console))

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +29,7 @@ __all__ = ["Fault", "Pair", "Recovery", "open_pair"]
 Fault = Literal["SIGKILL", "SIGSTOP"]
 _WITHIN_S = 90.0
 _COMMITTED = 3
+_BEATS = 60
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class _Seat:
     port: int
     process: Process
     client: httpx.AsyncClient
+    struck: bool = False
 
 
 class Pair:
@@ -57,20 +60,25 @@ class Pair:
         self._dsn = dsn
         self._directory = directory
         self._seats: list[_Seat] = []
+        self._numbers = count()
 
     async def strike(self, fault: Fault, runs: int) -> Recovery:
         """Start runs, strike the server that drives them, and see when and how they go on."""
         victim, other = self._seats
-        ids = [await _start(victim.client) for _ in range(runs)]
+        if victim.struck:
+            await self._replace(victim)
+        gate = self._directory / f"struck{next(self._numbers)}"
+        ids = [await _start(victim.client, gate) for _ in range(runs)]
         for run_id in ids:
             await _under_way(other.client, run_id)
         begun = time.monotonic()
         victim.process.ps.send_signal(signal.Signals[fault])
+        victim.struck = True
+        gate.touch()
         ended = [await _ended(other.client, run_id) for run_id in ids]
-        victim.process.ps.kill()
-        recovery = _seen(fault, ended, begun, victim.process.ps.pid)
-        await self._replace(victim)
-        return recovery
+        with suppress(psutil.NoSuchProcess):
+            victim.process.ps.kill()
+        return _seen(fault, ended, begun, victim.process.ps.pid)
 
     async def open_seat(self) -> None:
         """One more server."""
@@ -85,6 +93,7 @@ class Pair:
         await seat.client.aclose()
         seat.process = await self._process(seat.home, seat.port)
         seat.client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{seat.port}", timeout=30, trust_env=False)
+        seat.struck = False
 
     async def _process(self, home: Path, port: int) -> Process:
         environment = {"USE_POSTGRES_SAVER": "true", "POSTGRES_CONNECTION_STRING": self._dsn, "PORT": str(port)}
@@ -113,8 +122,9 @@ async def open_pair(admin_dsn: str, directory: Path) -> AsyncIterator[Pair]:
         yield pair
 
 
-async def _start(client: httpx.AsyncClient) -> str:
-    answer = await client.post("/api/invoke/async", json={"workflow": "beats", "input": {}})
+async def _start(client: httpx.AsyncClient, gate: Path) -> str:
+    given = {"beats": [], "wanted": _BEATS, "gate": str(gate)}
+    answer = await client.post("/api/invoke/async", json={"workflow": "beats", "input": given})
     answer.raise_for_status()
     return str(answer.json()["runId"])
 
@@ -145,9 +155,9 @@ def _seen(fault: Fault, ended: list[dict[str, Any]], begun: float, victim: int) 
     for run in ended:
         beats = (run.get("output") or {}).get("beats", ())
         elsewhere = [at for pid, at in beats if pid != victim]
-        if run["status"] != "completed" or len(beats) < served.BEATS:
+        if run["status"] != "completed" or len(beats) < _BEATS:
             lost += 1
-        elif len(beats) > served.BEATS:
+        elif len(beats) > _BEATS:
             repeated += 1
         if elsewhere:
             seconds.append(min(elsewhere) - begun)

@@ -46,7 +46,10 @@ def main(arguments: Sequence[str]) -> int:
     )
     chosen = parser.parse_args(arguments)
     console = options.open_console()
-    with own_cluster(options="") as cluster, tempfile.TemporaryDirectory(prefix="holdfast-bench-") as directory:
+    with (
+        own_cluster(options="", on_disk=True) as cluster,
+        tempfile.TemporaryDirectory(prefix="holdfast-bench-") as directory,
+    ):
         scratch = Path(directory)
         for name in ("kept", "grown"):
             (scratch / name).mkdir()

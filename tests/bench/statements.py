@@ -101,7 +101,7 @@ async def _logged(conn: psycopg.AsyncConnection, log: Path, begins: int) -> None
         await conn.execute(_END)
         return _END.encode() in _since(log, begins)
 
-    await until(there, what="the server logs statements")
+    await until(there, timeout_s=60, what="the server logs statements")
 
 
 def _size(log: Path) -> int:

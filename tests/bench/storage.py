@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
     chosen = _parser().parse_args(arguments)
     console = options.open_console()
     if chosen.profile:
-        with own_cluster(options=_SERVER) as cluster:
+        with own_cluster(options=_SERVER, on_disk=True) as cluster:
             asyncio.run(profile_calls(cluster.dsn(), chosen.profile, lines=chosen.lines))
         return 0
     report = _measure(chosen, console)
@@ -79,12 +79,15 @@ def _measure(chosen: argparse.Namespace, console: Console) -> StorageReport:
     rounds = chosen.rounds or (2 if chosen.quick else 5)
     lengths = chosen.turns or [turns for turns in _TURNS if turns <= _LONGEST_WHOLE or not chosen.quick]
     names = chosen.contenders or [name for name in LABELS if not chosen.quick or name != "retained"]
-    with own_cluster(options=_SERVER) as cluster, tempfile.TemporaryDirectory(prefix="holdfast-bench-") as directory:
+    with (
+        own_cluster(options=_SERVER, on_disk=True) as cluster,
+        tempfile.TemporaryDirectory(prefix="holdfast-bench-") as directory,
+    ):
         machine = {**describe(Path(directory)), **server_settings(cluster.dsn())}
         states = asyncio.run(_long_threads(cluster.dsn(), names, lengths, rounds, console, quick=chosen.quick))
     figures = storage_figures(states)
     if not chosen.no_short:
-        with own_cluster(options="") as cluster:
+        with own_cluster(options="", on_disk=True) as cluster:
             figures += asyncio.run(_short_threads(cluster.dsn(), rounds, console, quick=chosen.quick))
     return StorageReport(machine, rounds, chosen.quick, states, figures)
 

@@ -75,7 +75,7 @@ class Crew(Fleet):
         rows = self.rows("SELECT status, count(*) AS n FROM workflow_metadata GROUP BY status")
         return {row["status"]: row["n"] for row in rows}
 
-    async def all_completed(self, number: int, *, timeout_s: float = 60) -> list[Row]:
+    async def all_completed(self, number: int, *, timeout_s: float = 120) -> list[Row]:
         """The rows of all runs there are, so many, once they have completed."""
         await until(
             lambda: self.counts() == {"completed": number}, timeout_s=timeout_s, what=f"{number} runs are completed"
@@ -109,6 +109,7 @@ async def open_crew(
     """A server and so many workers with these arguments, started; what is left of them is killed at the end."""
     crew = Crew(directory, dsn)
     async with AsyncExitStack() as stack:
+        stack.enter_context(crew.looking())
         stack.push_async_callback(_close, crew)
         crew.add(Server, "--no-worker", environment=environment)
         await crew.start(crew.server)

@@ -1,10 +1,12 @@
-"""Kills the process at a point of `orchestrator.engine.points`, once, when a test has armed it."""
+"""Kills a process at a point of `orchestrator.engine.points`, when a test has armed it: one of those that look at the
+same file, and once."""
 
 from __future__ import annotations
 
 import os
 import re
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import orchestrator
@@ -12,12 +14,13 @@ from orchestrator.engine.points import on_point
 
 __all__ = ["FAULT", "arm", "install", "points", "struck"]
 
-# Names a file of the server's own. It holds the point to die at, and is gone afterwards.
+# Names a file, of one server or of several. It holds the point to die at, and is gone afterwards.
 FAULT = "CHAOS_FAULT"
 
 
 def arm(fault: Path, point: str) -> None:
-    """Have the server that looks at the file `fault` die when it reaches the point next."""
+    """Have the server that looks at the file `fault`, and is the first to reach the point, die there."""
+    fault.with_suffix(".struck").unlink(missing_ok=True)
     draft = fault.with_suffix(".draft")
     draft.write_text(point)
     draft.rename(fault)
@@ -46,7 +49,12 @@ def _die(fault: Path, point: str, run_id: str) -> None:
         armed = fault.read_text()
     except FileNotFoundError:
         return
-    if armed == point:
-        fault.with_suffix(".struck").write_text(run_id)
-        fault.unlink()
+    if armed != point:
+        return
+    taken = fault.with_suffix(f".{os.getpid()}")
+    with suppress(FileNotFoundError):
+        # Only one of several gets it.
+        fault.rename(taken)
+        taken.write_text(run_id)
+        taken.rename(fault.with_suffix(".struck"))
         os.kill(os.getpid(), signal.SIGKILL)

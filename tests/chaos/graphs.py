@@ -12,7 +12,6 @@ import os
 import signal
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
 from langchain_core.runnables import RunnableConfig
@@ -21,12 +20,11 @@ from langgraph.types import RetryPolicy, interrupt
 
 from orchestrator import Workflow
 from tests.chaos import faults
-from tests.chaos.journal import execution
+from tests.chaos.journal import GATES, execution, is_open
 from tests.chaos.streaming import showing
 
 __all__ = ["GATES", "GRAPHS", "LINE", "LONG", "showing"]
 
-GATES = "CHAOS_GATES"
 LINE = ("one", "two", "three")
 LONG = tuple(f"n{number}" for number in range(1, 13))
 GRAPHS = ("line", "long", "threaded", "blocking", "deadly", "asking", "flaky", "showing")
@@ -44,7 +42,7 @@ Builder = StateGraph[State, None, State, State]
 
 def _is_shut(state: State, node: str) -> bool:
     gate = state.get("hold", {}).get(node)
-    return gate is not None and not Path(os.environ[GATES], gate).exists()
+    return gate is not None and not is_open(gate)
 
 
 def _waiting(node: str) -> Any:

@@ -17,9 +17,10 @@ from pathlib import Path
 
 from langchain_core.runnables import RunnableConfig
 
-__all__ = ["JOURNAL", "Entry", "Journal", "execution"]
+__all__ = ["GATES", "JOURNAL", "Entry", "Journal", "execution", "is_open"]
 
 JOURNAL = "CHAOS_JOURNAL"
+GATES = "CHAOS_GATES"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,11 @@ class Journal:
         visits = [each.node for each in self.entered(run_id)]
         assert [node for node, _ in groupby(visits)] == list(nodes), f"run {run_id} went through {visits}"
         return Counter(visits)
+
+
+def is_open(gate: str) -> bool:
+    """Whether the test has made the file that lets nodes pass."""
+    return Path(os.environ[GATES], gate).exists()
 
 
 @contextmanager

@@ -1,4 +1,7 @@
-"""A graph that shows what it does, for watchers: `count` events from each of its nodes."""
+"""A graph that shows what it does, for watchers: `count` events from each of its nodes.
+
+It pauses after each event, until the test opens the gate 'quick'.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from langgraph.graph import START, StateGraph
 from langgraph.types import StreamWriter
 from typing_extensions import TypedDict
 
-from tests.chaos.journal import execution
+from tests.chaos.journal import execution, is_open
 
 __all__ = ["NODES", "showing"]
 
@@ -27,7 +30,7 @@ def _showing(node: int) -> Any:
         with execution(f"n{node}", config):
             for number in range(state["count"]):
                 writer({"node": node, "number": number})
-                await asyncio.sleep(state["pause_s"])
+                await asyncio.sleep(0 if is_open("quick") else state["pause_s"])
         return {}
 
     return run

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -56,15 +58,16 @@ def _nothing_finished_ran_again(fleet: Fleet, batch_id: str) -> None:
     `extract` is also interrupted by its wait. What a process had not written when it was killed is missing.
     """
     losses = fleet.row(batch_id)["losses"]
-    rows = fleet.activities(batch_id)
+    rows = fleet.rows("SELECT * FROM workflow_activity WHERE run_id = %s", [batch_id])
     begun = Counter(row["activity"] for row in rows if row["status"] != "interrupted")
     completed = Counter(row["activity"] for row in rows if row["status"] == "completed")
     order = list(NODES.values())
-    assert len(set(order) - set(begun)) <= losses, rows
+    assert losses or set(begun) == set(order), rows
     assert max(completed.values()) == 1, rows
     assert sum(times > 1 for times in begun.values()) <= losses, rows
-    ran = [order.index(row["activity"]) for row in rows]
-    assert ran == sorted(ran), rows
+    # No attempt goes back behind what another has done. Times are only about right where the machine is busy.
+    ran = sorted((row["attempt"], order.index(row["activity"])) for row in rows)
+    assert [node for _, node in ran] == sorted(node for _, node in ran), rows
 
 
 @pytest.mark.parametrize("state", STAGES)
@@ -78,7 +81,7 @@ async def test_a_kill_in_a_state(postgres_dsn: str, tmp_path: Path, corpus: Path
         other_batch = await _start(fleet, other)
         # The batch may have been taken up by the other server after its wait: then nobody dies.
         if state in (BatchState.PREPROCESSING, BatchState.EXTRACTING):
-            assert await fleet.struck(victim) == batch_id
+            assert await fleet.struck(victim) in (batch_id, other_batch)
         [row, beside] = await fleet.completed(batch_id, other_batch)
         assert row["losses"] <= 1
         assert beside["losses"] <= 1
@@ -107,24 +110,38 @@ async def test_the_only_server_is_killed_in_a_later_state(
         _nothing_finished_ran_again(fleet, batch_id)
 
 
+_ACTIVE = """
+    SELECT FROM pg_stat_activity
+     WHERE datname = current_database() AND state = 'active' AND pid <> pg_backend_pid()
+"""
+_READERS = """
+    SELECT runner.pid, count(*) AS n FROM workflow_metadata AS batch
+      JOIN workflow_metadata AS run ON run.batch_id = batch.run_id AND run.status = 'running'
+      JOIN workflow_runner AS runner ON runner.owner = run.lease_owner
+     WHERE batch.run_id = %s AND batch.status = 'waiting' GROUP BY 1
+"""
+
+
 async def test_a_kill_while_the_documents_are_read(postgres_dsn: str, tmp_path: Path, corpus: Path) -> None:
     async with open_fleet(tmp_path, postgres_dsn, DOCUMENTS_DIR=str(corpus), WORKER_CONCURRENCY="3") as fleet:
         victim, other = fleet.servers
         whole = await _start(fleet, other)
         await fleet.completed(whole)
-        batch_id = await _start(fleet, victim, throttleSeconds=0.1)
-        await fleet.reaches(batch_id, "waiting")
+        batch_id = await _start(fleet, victim, throttleSeconds=0.2)
 
-        def shared() -> bool:
-            running = fleet.rows(
-                "SELECT lease_owner, count(*) AS n FROM workflow_metadata"
-                " WHERE batch_id = %s AND status = 'running' GROUP BY 1",
-                [batch_id],
-            )
+        async def caught() -> bool:
+            """Whether both read documents at this moment, in which the victim is frozen."""
+            os.kill(victim.pid, signal.SIGSTOP)
+            await until(lambda: not fleet.rows(_ACTIVE), what="what it has sent is done")
+            running = fleet.rows(_READERS, [batch_id])
             assert all(row["n"] <= 3 for row in running), running
-            return len(running) == 2
+            if {row["pid"] for row in running} == {victim.pid, other.pid}:
+                return True
+            os.kill(victim.pid, signal.SIGCONT)
+            return False
 
-        await until(shared, what="both servers read documents")
+        await until(caught, what="both servers read documents")
+        assert fleet.row(batch_id)["status"] == "waiting"
         await victim.kill()
         [row] = await fleet.completed(batch_id)
         assert row["losses"] == 0

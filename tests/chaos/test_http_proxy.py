@@ -73,7 +73,10 @@ async def test_concurrency_bounds_the_calls(postgres_dsn: str, tmp_path: Path) -
         for run_id in slow:
             await crew.entered(run_id, "two")
         waiting = await crew.invoke(crew.server, "line")
-        assert [job["status"] for job in crew.jobs()] == ["doing", "doing", "todo"]
+        jobs = [(job["args"]["message"]["id"] == waiting, job["status"]) for job in crew.jobs()]
+        # A message that waits for long may be there twice.
+        assert jobs.count((False, "doing")) == 2
+        assert {status for is_waiting, status in jobs if is_waiting} == {"todo"}
         assert crew.row(waiting)["status"] == "pending"
         crew.open("gate")
         for row in await crew.completed(*slow, waiting):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import httpx
 import pytest
 
 from tests.chaos.faults import points
-from tests.chaos.fleet import Fleet, open_fleet
+from tests.chaos.fleet import Fleet, frozen, open_fleet
 from tests.chaos.graphs import LINE
 from tests.waiting import until
 
@@ -34,8 +35,11 @@ async def test_a_kill_between_two_steps(postgres_dsn: str, tmp_path: Path, point
     async with open_fleet(tmp_path, postgres_dsn) as fleet:
         victim, other = fleet.servers
         fleet.arm(victim, point)
-        run_ids = await asyncio.gather(*(_start(fleet, options) for options in STARTS))
-        struck = await fleet.struck(victim)
+        # Whoever is quicker claims a run that was made pending: here it is to be the victim.
+        with frozen(other) if point == "claimed" else nullcontext():
+            starting = asyncio.gather(*(_start(fleet, options) for options in STARTS))
+            struck = await fleet.struck(victim)
+        run_ids = await starting
         assert struck in run_ids
         rows = await fleet.completed(*run_ids)
         assert len(fleet.rows("SELECT FROM workflow_metadata")) == len(STARTS)
@@ -91,7 +95,7 @@ async def test_those_who_take_over_are_killed_too(postgres_dsn: str, tmp_path: P
 
 
 async def test_a_kill_while_it_hands_its_runs_back(postgres_dsn: str, tmp_path: Path) -> None:
-    async with open_fleet(tmp_path, postgres_dsn) as fleet:
+    async with open_fleet(tmp_path, postgres_dsn, DRAIN_TIMEOUT="60") as fleet:
         leaving, other = fleet.servers
         run_ids = [await fleet.invoke(leaving, "line", {"hold": {"two": "gate"}}) for _ in range(5)]
         for run_id in run_ids:

@@ -16,7 +16,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from tests.chaos.fleet import Fleet, open_fleet
+from tests.chaos.fleet import Fleet, frozen, open_fleet
 from tests.chaos.graphs import LINE
 from tests.checkpoints import SCHEMA
 from tests.proxy import Proxy
@@ -50,8 +50,21 @@ class Line:
             await conn.rollback()
         if self.how == "cut":
             await until(committed, what=f"{statement} is committed")
-            self.proxy.cut()
-            self.proxy.hear()
+            # The lock that says the server is alive is gone, too. Nobody is to notice before it has it back.
+            with frozen(self.fleet.servers[1]):
+                before = self._keeper()
+                self.proxy.cut()
+                self.proxy.hear()
+                await until(lambda: self._keeper() not in ([], before), what="it holds its lock again")
+
+    def _keeper(self) -> list[dict[str, Any]]:
+        """The backend that holds the first server's lock."""
+        return self.fleet.rows(
+            "SELECT lock.pid FROM workflow_runner AS runner JOIN pg_locks AS lock ON lock.locktype = 'advisory'"
+            " AND lock.objsubid = 1 AND lock.granted"
+            " AND (lock.classid::bigint << 32) + lock.objid::bigint = runner.owner WHERE runner.pid = %s",
+            [self.fleet.servers[0].pid],
+        )
 
     def _waiting(self, statement: str) -> list[dict[str, Any]]:
         return self.fleet.rows(
@@ -77,7 +90,8 @@ async def line(request: pytest.FixtureRequest, postgres_dsn: str, tmp_path: Path
         pytest.skip("the server of TEST_POSTGRES_DSN has no TCP address to put a proxy before")
     async with Proxy.to(str(parts["host"]), int(str(parts.get("port") or 5432))) as proxy:
         through = make_conninfo(postgres_dsn, host="127.0.0.1", port=proxy.port)
-        async with open_fleet(tmp_path, postgres_dsn, first_dsn=through) as fleet:
+        own = {"POSTGRES_CONNECTION_STRING": through}
+        async with open_fleet(tmp_path, postgres_dsn, first=own, RUN_LEASE_SECONDS="60") as fleet:
             yield Line(fleet, proxy, request.param)
 
 

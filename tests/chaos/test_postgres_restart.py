@@ -229,7 +229,7 @@ class TestNetwork:
         monkeypatch.setattr("checkpointer.postgres.group_commit._SILENCE_S", 0.5)
         monkeypatch.setattr("checkpointer.postgres.batch_load._ATTEMPT_S", 0.5)
         progress = Progress()
-        async with open_postgres_saver(dsn, retry_for_s=60) as saver:
+        async with open_postgres_saver(dsn, retry_for_s=120) as saver:
             graph = progress.graph(saver)
             names, running = start(graph, 40)
 
@@ -240,7 +240,7 @@ class TestNetwork:
             await progress.disturb((60,), be_silent)
             results = await running
             assert await values_of(saver, at("t0")) is not None
-            assert time.monotonic() - began < 30
+            assert time.monotonic() - began < 60
             proxy.cut()  # the pool's, before what is left of them is asked
             await verify(graph, names, results)
 
@@ -267,10 +267,10 @@ class TestNetwork:
             took_s = time.monotonic() - began
             for answer in answers:
                 assert isinstance(answer, SaverUnavailableError)
-                assert 1.0 <= answer.tried_for_s < 5.0
+                assert 1.0 <= answer.tried_for_s < 15.0
                 assert f"after {answer.tried_for_s:.1f} s" in str(answer)
                 assert "POSTGRES_RETRY_FOR" in str(answer)
-            assert took_s < 6
+            assert took_s < 20
             proxy.cut()
             proxy.accept()
             proxy.hear()
@@ -287,7 +287,7 @@ class TestNetwork:
             saves = [asyncio.create_task(put(saver, at(str(n)), {"n": [n]})) for n in range(20)]
             await asyncio.sleep(0)
             began = time.monotonic()
-        assert time.monotonic() - began < 8
+        assert time.monotonic() - began < 20
         answers = await asyncio.gather(*saves, return_exceptions=True)
         assert {type(answer) for answer in answers} == {SaverUnavailableError}
 

@@ -68,6 +68,7 @@ async def test_a_paused_run_outlives_all_servers(postgres_dsn: str, tmp_path: Pa
         run_id = await fleet.invoke(here, "long", {"hold": {"n4": "gate"}, "work_s": 0.1})
         await fleet.entered(run_id, "n4")
         await _asked(there, run_id, "interrupt")
+        await fleet.has_heard(here)
         fleet.open("gate")
         await fleet.reaches(run_id, "paused")
         waiting = await fleet.invoke(here, "asking")

@@ -22,9 +22,9 @@ async def test_a_hundred_runs_outlive_two_crashes(cluster: Cluster, tmp_path: Pa
             *(fleet.invoke(fleet.servers[number % 2], "long", {"work_s": 0.1}) for number in range(RUNS))
         )
         for share in (RUNS * 3, RUNS * 7):
-            await until(lambda share=share: len(fleet.journal.entries(event="enter")) >= share, timeout_s=30)  # type: ignore[misc]
+            await until(lambda share=share: len(fleet.journal.entries(event="enter")) >= share)  # type: ignore[misc]
             await asyncio.to_thread(cluster.restart, "immediate")
-        rows = await fleet.completed(*run_ids, timeout_s=60)
+        rows = await fleet.completed(*run_ids, timeout_s=120)
         assert len(fleet.rows("SELECT FROM workflow_metadata")) == RUNS
         taken = 0
         for row in rows:

@@ -73,18 +73,19 @@ async def _proxies(fleet: Fleet) -> AsyncIterator[list[Proxy]]:
 async def test_a_watcher_that_is_cut_off_sees_every_event_once(postgres_dsn: str, tmp_path: Path) -> None:
     async with open_fleet(tmp_path, postgres_dsn, 2) as fleet:
         async with _proxies(fleet) as proxies:
-            run_id = await fleet.invoke(fleet.servers[0], "showing", {"count": COUNT, "pause_s": 0.03})
+            run_id = await fleet.invoke(fleet.servers[0], "showing", {"count": COUNT, "pause_s": 0.1})
             watcher = Watcher(run_id, proxies)
             following = asyncio.create_task(watcher.follow())
             for cut in range(1, CUTS + 1):
-                await until(lambda n=cut: watcher.heard >= n, timeout_s=30, what="it sees more")  # type: ignore[misc]
+                await until(lambda n=cut: watcher.heard >= n, what="it sees more")  # type: ignore[misc]
                 if cut == CUTS // 2:
                     victim = fleet.driver(fleet.journal.entered(run_id)[-1])
-                    await victim.kill()
+                    await fleet.kill_inside(victim)
                     restart = asyncio.create_task(victim.start())
                 for proxy in proxies:
                     proxy.cut()
-            await asyncio.wait_for(following, 60)
+            fleet.open("quick")
+            await asyncio.wait_for(following, 90)
             await restart
         [row] = await fleet.completed(run_id)
         assert [each.id for each in watcher.seen] == [str(n) for n in range(1, row["event_count"] + 1)]
@@ -105,7 +106,7 @@ def _check(fleet: Fleet, run_id: str, watcher: Watcher) -> None:
         while left and left[0] == (number, shown):
             left.pop(0)
             shown += 1
-        assert shown < COUNT if is_killed else shown == COUNT, (node, shown)
+        assert shown <= COUNT if is_killed else shown == COUNT, (node, shown)
     assert left == []
     states = [each.data["status"] for each in watcher.seen if each.event == "state"]
     assert states == ["running", "pending", "running", "completed"], states

@@ -52,7 +52,7 @@ async def test_runs_of_one_thread_never_overlap(postgres_dsn: str, tmp_path: Pat
             )
             for number in range(starts)
         ]
-        await fleet.completed(*run_ids, *in_order, timeout_s=60)
+        await fleet.completed(*run_ids, *in_order, timeout_s=120)
         pids = set()
         for thread in [*threads, "ordered"]:
             entries = [entry for entry in fleet.journal.entries() if entry.thread_id == thread]
@@ -95,6 +95,7 @@ async def test_a_busy_thread_refuses_or_makes_way(postgres_dsn: str, tmp_path: P
         assert (await other.client.post("/api/invoke/async", json=reject)).status_code == 409
 
         newer = await fleet.invoke(other, "line", {}, threadId="t", ifBusy="interrupt")
+        await fleet.has_heard(driver)
         assert fleet.row(busy)["status"] == "running"
         assert fleet.row(newer)["status"] == "pending"
         fleet.open("gate")

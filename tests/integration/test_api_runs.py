@@ -439,6 +439,11 @@ async def test_bad_limits(client: Client, limit: str) -> None:
     assert _error(await client.get(f"/api/runs/{run_id}/history?limit={limit}")) == (422, "invalid_request")
 
 
+async def _shows(client: Client, run_id: str, activity: str) -> bool:
+    shown = (await _get(client, f"/api/runs/{run_id}/activities"))["activities"]
+    return activity in [each["activity"] for each in shown]
+
+
 async def test_activities(client: Client, gates: Gates) -> None:
     run_id = await _start(client, "gated")
 
@@ -448,7 +453,10 @@ async def test_activities(client: Client, gates: Gates) -> None:
     [running] = await until(activities)
     assert (running["activity"], running["attempt"], running["status"]) == ("one", 1, "running")
     assert (running["error"], running["endedAt"]) == (None, None)
-    gates.open(*TRACE)
+    for step in TRACE:
+        # Times are those of the statements that tell of them: one that is late must not overtake another.
+        await until(lambda step=step: _shows(client, run_id, step), what=f"{step} is shown")  # type: ignore[misc]
+        gates.open(step)
     await _reaches(client, run_id, "completed")
     done = await activities()
     assert [each["activity"] for each in done] == TRACE

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from orchestrator.batches.model import BatchState
-from orchestrator.cli.app import app
+from orchestrator.cli.batches_app import batches
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -31,10 +30,9 @@ async def test_the_code_runs(page: str, monkeypatch: pytest.MonkeyPatch, tmp_pat
             await begun
 
 
-def test_every_state_and_command_of_the_page_is_one() -> None:
+def test_every_state_and_command_is_on_the_page() -> None:
     text = (DOCS / "batches.md").read_text()
     assert [state for state in BatchState if state not in text] == []
-    commands = set(re.findall(r"^ +holdfast ((?:batches |runs )?[a-z]+)", text, re.MULTILINE))
-    assert {"extract", "batches watch", "batches show", "batches retry", "batches export", "runs cancel"} == commands
-    for command in commands:
-        assert CliRunner().invoke(app, [*command.split(), "--help"]).exit_code == 0
+    # That they work is seen to by acceptance/test_docs.py.
+    told = set(re.findall(r"^ +holdfast batches ([a-z]+)", text, re.MULTILINE))
+    assert told == {command.name for command in batches.registered_commands} - {"ls"}

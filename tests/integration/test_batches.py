@@ -54,7 +54,7 @@ async def opened(world: World, root: Path | None = None) -> AsyncIterator[Orches
 
 async def ended(orchestrator: Orchestrator, given: Mapping[str, Any], **options: Any) -> Run:
     created = await start_batch(orchestrator, dict(given), organization_id="default", **options)
-    return await orchestrator.wait(created.run.run_id, timeout=30)
+    return await orchestrator.wait(created.run.run_id, timeout=60)
 
 
 async def test_a_directory_becomes_knowledge(world: World, corpus: Path) -> None:
@@ -139,7 +139,7 @@ async def test_failed_documents_are_tried_again_alone(world: World, corpus: Path
         (corpus / "late.jsonl").write_text('{"text": "changed"}\n{"text": "Acme Corporation employs Lenny Leonard."}\n')
         again = await retry_batch(orchestrator, run, idempotency_key="k")
         assert not (await retry_batch(orchestrator, run, idempotency_key="k")).is_new
-        second = await orchestrator.wait(again.run.run_id, timeout=30)
+        second = await orchestrator.wait(again.run.run_id, timeout=60)
         assert (second.status, second.parent_run_id) == (RunStatus.COMPLETED, run.run_id)
         [row] = await list_documents(orchestrator.store, second.run_id)
         assert (row.key, row.state) == ("late.jsonl:2", DocumentState.INGESTED)
@@ -156,15 +156,21 @@ async def test_inline_documents(world: World) -> None:
         rows = await list_documents(orchestrator.store, run.run_id)
         assert [row.key for row in rows] == [*TEXTS, "#4", "#5"]
         again = await retry_batch(orchestrator, run)
-        second = await orchestrator.wait(again.run.run_id, timeout=30)
+        second = await orchestrator.wait(again.run.run_id, timeout=60)
         assert second.status is RunStatus.FAILED
         assert [row.key for row in await list_documents(orchestrator.store, second.run_id)] == ["#4", "#5"]
 
 
-async def test_a_document_whose_run_is_cancelled_has_failed(world: World) -> None:
+async def test_a_document_whose_run_is_cancelled_has_failed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     documents = [{"text": text, "id": name} for name, text in TEXTS.items()]
+    looked = asyncio.Event()
+
+    async def pause(seconds: float) -> None:
+        await looked.wait()
+
+    monkeypatch.setattr("orchestrator.workflows.extraction.graph.pause", pause)
     async with opened(world) as orchestrator:
-        given = {"documents": documents, "throttleSeconds": 0.3}
+        given = {"documents": documents, "throttleSeconds": 1}
         created = await start_batch(orchestrator, given, organization_id="default")
 
         async def started() -> Any:
@@ -175,7 +181,8 @@ async def test_a_document_whose_run_is_cancelled_has_failed(world: World) -> Non
         await orchestrator.cancel(str(rows[0].run_id))
         batch = await view_batch(orchestrator.store, await orchestrator.poll(created.run.run_id))
         assert batch.progress[BatchState.EXTRACTING] == Progress(0, 3, 1)
-        run = await orchestrator.wait(created.run.run_id, timeout=30)
+        looked.set()
+        run = await orchestrator.wait(created.run.run_id, timeout=60)
         assert run.status is RunStatus.COMPLETED
         [failed] = await list_documents(orchestrator.store, run.run_id, only_failed=True)
         assert failed.error == {"type": "CancelledError", "message": "the run was cancelled", "state": "extracting"}
@@ -193,6 +200,10 @@ async def test_a_batch_that_is_cancelled_takes_its_runs_with_it(world: World) ->
             return await orchestrator.store.get_many([str(row.run_id) for row in rows])
 
         async def under_way() -> bool:
+            # The runs are there a moment before their documents say so.
+            rows = await list_documents(orchestrator.store, created.run.run_id)
+            if {row.state for row in rows} != {DocumentState.EXTRACTING}:
+                return False
             statuses = [child.status for child in await children()]
             return statuses.count(RunStatus.RUNNING) == 2 and statuses.count(RunStatus.PENDING) == 4
 
@@ -260,7 +271,7 @@ async def test_what_can_not_be_a_batch_is_refused(world: World) -> None:
         for given in refused:
             with pytest.raises(InvalidRequestError):
                 await start_batch(orchestrator, given, organization_id="default")
-        run = await orchestrator.start_and_wait("batch", {"paths": 1}, timeout=10)
+        run = await orchestrator.start_and_wait("batch", {"paths": 1}, timeout=60)
         assert (run.error or {})["type"] == "orchestrator.batches.request.BatchInputError"
         assert (await view_batch(orchestrator.store, run)).state is BatchState.FAILED
         other = await orchestrator.start("extraction", {"text": "Acme"}, organization_id="other")
@@ -290,7 +301,7 @@ async def test_a_batch_goes_on_in_the_state_it_was_in(world: World, corpus: Path
             await until_suspended(orchestrator, run)
         async with opened(world, corpus) as orchestrator:
             await world.make_retry_due(run.run_id)
-            run = await orchestrator.wait(run.run_id, timeout=30)
+            run = await orchestrator.wait(run.run_id, timeout=60)
             assert run.status is RunStatus.COMPLETED, run.error
             assert {**run.output["knowledge"], "merges": 0} == {**whole.output["knowledge"], "merges": 0}
             done = [each for each in await orchestrator.activities(run.run_id) if each.status == "completed"]

@@ -11,18 +11,23 @@ from tests.bench import batch
 from tests.bench.__main__ import main
 from tests.bench.batch_corpus import write_corpus
 
+pytestmark = pytest.mark.usefixtures("quick_benches")
+
 
 def test_a_quick_run_leaves_its_numbers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # It is the way through that is tried here, not the figures.
     monkeypatch.setattr(batch, "_WARM_UP", 2)
+    monkeypatch.setattr(batch, "_SIZES", (0.5, 1.0))
+    monkeypatch.setattr(batch, "_TOLD_EVERY_S", 0.01)
     numbers = tmp_path / "out" / "batch.json"
     sizes = ["--documents", "4", "--watchers", "3"]
     assert main(["batch", "--quick", "--rounds", "1", *sizes, "--json", str(numbers)]) == 0
     found = json.loads(numbers.read_text())
-    assert [pair["batch_s"] > pair["loop_s"] > 0 for pair in found["pairs"]] == [True]
-    assert found["peak_mib"].keys() == {"1", "4", "16"}
+    [pair] = found["pairs"]
+    assert min(pair["batch_s"], pair["loop_s"]) > 0
+    assert found["peak_mib"].keys() == {"2", "4"}
     assert found["statements_of_a_document"]["finish runs"] > 0
     delays = next(figure for figure in found["figures"] if figure["title"].endswith("3 watchers: p95"))
     assert delays["median"] > 0

@@ -9,6 +9,8 @@ import pytest
 
 from tests.bench.__main__ import main
 
+pytestmark = pytest.mark.usefixtures("quick_benches")
+
 
 def test_a_quick_run_leaves_its_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     numbers = tmp_path / "out" / "http.json"

@@ -10,6 +10,8 @@ import pytest
 from tests.bench import orchestrator, workloads
 from tests.bench.__main__ import main
 
+pytestmark = pytest.mark.usefixtures("quick_benches")
+
 
 @pytest.fixture(autouse=True)
 def _once_through(monkeypatch: pytest.MonkeyPatch) -> None:

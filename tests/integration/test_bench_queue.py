@@ -13,6 +13,8 @@ from tests.bench.__main__ import main
 from tests.bench.statements import counted
 from tests.postgres import Cluster
 
+pytestmark = pytest.mark.usefixtures("quick_benches")
+
 
 def test_a_quick_run_leaves_its_numbers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -7,17 +7,22 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench import soak
+from tests.bench import recovery_work, soak
 from tests.bench.__main__ import main
 
+pytestmark = pytest.mark.usefixtures("quick_benches")
 
-def test_a_server_is_killed_and_its_runs_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+
+def test_a_server_is_killed_and_its_runs_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovery_work, "_BEATS", 8)
     numbers = tmp_path / "recovery.json"
     assert main(["recovery", "--rounds", "1", "--freezes", "0", "--runs", "2", "--json", str(numbers)]) == 0
     [recovery] = json.loads(numbers.read_text())["recoveries"]
     assert (recovery["fault"], recovery["lost"], recovery["repeated"]) == ("SIGKILL", 0, 0)
     assert len(recovery["seconds"]) == 2
-    assert all(0 < seconds < 60 for seconds in recovery["seconds"])
+    assert all(seconds > 0 for seconds in recovery["seconds"])
     assert numbers.with_suffix(".png").stat().st_size > 0
     assert "the next node elsewhere after" in capsys.readouterr().out
     page = tmp_path / "report.html"
@@ -33,7 +38,7 @@ def test_a_load_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(soak, "_BATCH", 20)
     monkeypatch.setattr(soak, "_LOOK_EVERY_S", 0.2)
     numbers = tmp_path / "soak.json"
-    assert main(["soak", "--seconds", "3", "--json", str(numbers)]) == 0
+    assert main(["soak", "--seconds", "1", "--json", str(numbers)]) == 0
     found = json.loads(numbers.read_text())
     for looks in (found["with_retention"], found["without"]):
         assert looks[-1]["runs"] > 0

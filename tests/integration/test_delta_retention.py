@@ -132,7 +132,7 @@ async def test_a_checkpoint_that_is_its_own_parent_ends_the_walk(saver: PooledPo
     made = empty_checkpoint()
     made["id"] = config["configurable"]["checkpoint_id"]
     await saver.aput(config, made, {"counters_since_delta_snapshot": {"a": (1, 1)}}, {})
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await saver.aget_delta_channel_history(config=config, channels=["a"])
         await saver.aprune(["t"])
     assert len(await history(saver, "t")) == 1

@@ -60,7 +60,8 @@ class TestStates:
             ("state", {"status": "completed", "attempt": 1}),
         ]
         assert [event.at for event in events] == sorted(event.at for event in events)
-        assert abs(events[0].at - before) < timedelta(seconds=5)
+        # Not another zone's.
+        assert abs(events[0].at - before) < timedelta(minutes=15)
         assert events[0].at.tzinfo is UTC
 
     async def test_one_that_begins_with_its_creation(self, stage: Stage) -> None:
@@ -233,7 +234,7 @@ class TestTold:
     async def test_their_time_is_when_they_happened(self, stage: Stage) -> None:
         run = await stage.running()
         events = _custom("old", "new")
-        events[0].at -= 7
+        events[0].at = events[1].at - 7
         await stage.store.record([RunNotes(run.run_id, run.epoch, events=events, mark=1)])
         old, recent = (await _events(stage, run))[-2:]
         assert timedelta(seconds=6.5) < recent.at - old.at < timedelta(seconds=7.5)

@@ -161,7 +161,7 @@ async def test_a_write_that_meets_an_open_takeover_waits_for_it(
         late = asyncio.create_task(put(saver, at("t", epoch=old), {"a": [2]}))
         await until(lambda: retries() > waited + 1, what="the write met the takeover")
         # meanwhile nobody else is held up, by the same writers
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await asyncio.gather(*(put(saver, at(f"n{number}"), {"n": number}) for number in range(50)))
             epoch = await take_over(postgres_dsn, "neighbour")
             await put(saver, at("neighbour", epoch=epoch), {"n": 1})
@@ -219,7 +219,7 @@ async def test_a_takeover_that_never_ends_is_named(postgres_dsn: str) -> None:
             await acquire(taker, "t")
             with pytest.raises(SaverUnavailableError, match="taking the thread over") as caught:
                 await put(saver, at("t", epoch=epoch), {"a": 1})
-            assert 0.3 <= caught.value.tried_for_s < 5
+            assert 0.3 <= caught.value.tried_for_s < 20  # by default it would be 30
 
 
 class TestDelete:

@@ -13,7 +13,7 @@ import networkx as nx  # type: ignore[import-untyped]
 import pytest
 
 from checkpointer import CheckpointerSettings
-from orchestrator.batches.export import PAGE, graphml, json_ld
+from orchestrator.batches.export import graphml, json_ld
 from orchestrator.batches.knowledge import KnowledgeStore
 from orchestrator.batches.knowledge_memory import MemoryKnowledgeStore
 from orchestrator.batches.picture import draw_knowledge
@@ -168,8 +168,9 @@ async def test_a_picture_shows_the_biggest_and_says_so() -> None:
     assert len(max(labels(picture), key=len)) <= 32
 
 
-async def test_more_than_a_page_is_exported_whole() -> None:
-    towns = PAGE + 100
+async def test_more_than_a_page_is_exported_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.batches.export.PAGE", 90)
+    towns = 200
     store = await large(towns)
     found = await as_json(store)
     assert len({node["@id"] for node in found["@graph"]}) == len(found["@graph"]) == towns + towns // 100 * 99

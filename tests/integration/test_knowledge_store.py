@@ -299,6 +299,25 @@ class TestUndoing:
         await store.undo_merge(second.merge_id)
         assert len(await all_entities(store)) == 3
 
+    async def test_a_batch_lists_what_it_merged_page_by_page(self, store: KnowledgeStore) -> None:
+        first = await self.joined(store)
+        await add(store, "c", "organization: Kubernetiqs Labs")
+        await add(store, "d", "organization: Kubernetigs Labs", batch=OTHER_BATCH)
+        undone = await store.undo_merge(first.merge_id)
+        [one, two] = await store.merges(ORG, BATCH)
+        assert (one, two.batch_id) == (undone, BATCH)
+        assert await store.merges(ORG, BATCH, limit=1) == [one]
+        assert await store.merges(ORG, BATCH, after=one.merge_id, limit=1) == [two]
+        assert await store.merges(ORG, BATCH, after=two.merge_id) == []
+        assert [merge.batch_id for merge in await store.merges(ORG, OTHER_BATCH)] == [OTHER_BATCH]
+        assert await store.merges("other", BATCH) == []
+
+    async def test_ids_are_found_as_exports_write_them(self, store: KnowledgeStore) -> None:
+        merge = await self.joined(store)
+        for written in (f"urn:uuid:{merge.survivor_id}", merge.survivor_id.upper()):
+            assert (await store.explain(written)).merges == [merge]
+        assert (await store.undo_merge(f"urn:uuid:{merge.merge_id}")).undone_why == "asked"
+
     async def test_a_merge_of_another_organization_cannot_be_undone(self, store: KnowledgeStore) -> None:
         merge = await self.joined(store)
         with pytest.raises(MergeNotFoundError):

@@ -49,7 +49,7 @@ async def _is_locked_out(o: Orchestrator, cast: Cast, places: Places) -> None:
     after = await o.start("work", {}, thread_id="busy")
     async with places.connected() as conn:
         await conn.execute("UPDATE workflow_checkpoints.workflow_metadata SET retry_at = now() WHERE retry_at > now()")
-        probe = await o.start_and_wait("asking", {}, timeout=20)  # others are claimed, woken and driven meanwhile
+        probe = await o.start_and_wait("asking", {}, timeout=60)  # others are claimed, woken and driven meanwhile
         assert probe.status is RunStatus.WAITING
         await o.cancel(probe.run_id)
         assert (await o.poll(run_id)).status is RunStatus.PENDING
@@ -106,7 +106,7 @@ class TestThereAndBack:
         async with opened(places.postgres, cast) as o:
             cast.check(await cast.end(o))
             await o.signal(begun.run_id, "go", "new here")
-            assert (await o.wait(begun.run_id, timeout=20)).output["trace"] == ["new here"]
+            assert (await o.wait(begun.run_id, timeout=60)).output["trace"] == ["new here"]
         async with places.connected() as conn:
             assert set(await column(conn, "saver")) == {"PostgresSaver"}
 

@@ -54,7 +54,9 @@ class Keys:
 
 
 @pytest.fixture(params=["memory", "postgres"])
-def world(request: pytest.FixtureRequest) -> World:
+def world(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> World:
+    # Retries are many here, and each would wait for a tick.
+    monkeypatch.setattr("orchestrator.engine.recovery._TICK_EVERY_S", 0.05)
     if request.param == "memory":
         return MemoryWorld()
     return postgres_world(request.getfixturevalue("checkpointer_settings"))
@@ -103,7 +105,7 @@ async def test_a_key_is_the_same_on_every_attempt_and_different_elsewhere(world:
     for number, noted in enumerate(keys):
         retry = ONCE_MORE._replace(max_attempts=50)
         async with world.open(flow=Workflow(building(noted), retry=retry)) as o:
-            run = await o.start_and_wait("flow", {"n": number}, timeout=30)
+            run = await o.start_and_wait("flow", {"n": number}, timeout=60)
         assert run.status is RunStatus.COMPLETED, run.error
         assert run.failures > 5
         assert len(noted.by_place) == 1 + 6 + 2 + 2 + 4
@@ -192,6 +194,6 @@ async def test_what_a_hook_refuses(world: World) -> None:
 
     builder = StateGraph(State).add_node("ask", ask).add_edge(START, "ask")
     async with world.open(flow=builder) as o:
-        run = await o.start_and_wait("flow", {"n": 1}, timeout=10)
+        run = await o.start_and_wait("flow", {"n": 1}, timeout=60)
     assert run.status is RunStatus.COMPLETED, run.error
     assert len(refused) == 4

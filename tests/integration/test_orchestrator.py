@@ -43,7 +43,7 @@ async def test_a_run_goes_through_its_graph(settings: OrchestratorSettings) -> N
     async with open_orchestrator({"chain": chain()}, settings=settings) as orchestrator:
         started = await orchestrator.start("chain", {"text": "hi"}, thread_id="t")
         assert (started.status, started.thread_id) == (RunStatus.PENDING, "t")
-        run = await orchestrator.wait(started.run_id, timeout=10)
+        run = await orchestrator.wait(started.run_id, timeout=60)
         assert (run.status, run.attempt, run.current_activity) == (RunStatus.COMPLETED, 1, None)
         assert run.output["trace"] == TRACE
         assert run.last_checkpoint_id is not None
@@ -56,10 +56,10 @@ async def test_a_run_goes_through_its_graph(settings: OrchestratorSettings) -> N
 async def test_a_thread_keeps_its_state_from_run_to_run(settings: OrchestratorSettings) -> None:
     async with open_orchestrator({"chain": chain()}, settings=settings) as orchestrator:
         for runs in (1, 2):
-            run = await orchestrator.start_and_wait("chain", {"text": "hi"}, thread_id="t", timeout=10)
+            run = await orchestrator.start_and_wait("chain", {"text": "hi"}, thread_id="t", timeout=60)
             assert run.output["trace"] == TRACE * runs
         other = await orchestrator.start_and_wait(
-            "chain", {"text": "hi"}, thread_id="t", organization_id="acme", timeout=10
+            "chain", {"text": "hi"}, thread_id="t", organization_id="acme", timeout=60
         )
         assert other.output["trace"] == TRACE
 
@@ -92,7 +92,7 @@ async def test_every_kind_of_graph_runs_and_gets_the_saver(settings: Orchestrato
     async with open_orchestrator(graphs, settings=settings) as orchestrator:
         for name in graphs:
             payload: Any = 1 if name == "functional" else {"text": "hi"}
-            run = await orchestrator.start_and_wait(name, payload, timeout=10)
+            run = await orchestrator.start_and_wait(name, payload, timeout=60)
             assert run.status is RunStatus.COMPLETED, run.error
             assert run.last_checkpoint_id is not None
             assert run.output == 2 if name == "functional" else run.output["trace"] == TRACE
@@ -110,7 +110,7 @@ async def test_what_is_no_graph_is_named(graph: Any) -> None:
 async def test_a_failing_node_fails_the_run_without_its_secrets(settings: OrchestratorSettings) -> None:
     error = ValueError("no postgresql://me:hunter22@db/x")
     async with open_orchestrator({"failing": failing(error)}, settings=settings) as orchestrator:
-        run = await orchestrator.start_and_wait("failing", {"text": "x"}, timeout=10)
+        run = await orchestrator.start_and_wait("failing", {"text": "x"}, timeout=60)
     assert (run.status, run.current_activity) == (RunStatus.FAILED, "broken")
     assert run.error is not None
     assert run.error["type"] == "ValueError"
@@ -120,13 +120,13 @@ async def test_a_failing_node_fails_the_run_without_its_secrets(settings: Orches
 
 async def test_a_node_that_cancels_itself_fails_the_run(settings: OrchestratorSettings) -> None:
     async with open_orchestrator({"failing": failing(asyncio.CancelledError())}, settings=settings) as orchestrator:
-        run = await orchestrator.start_and_wait("failing", {"text": "x"}, timeout=10)
+        run = await orchestrator.start_and_wait("failing", {"text": "x"}, timeout=60)
     assert run.status is RunStatus.FAILED
 
 
 async def test_interrupt_makes_the_run_wait(settings: OrchestratorSettings) -> None:
     async with open_orchestrator({"asking": asking()}, settings=settings) as orchestrator:
-        run = await orchestrator.start_and_wait("asking", {"text": "x"}, timeout=10)
+        run = await orchestrator.start_and_wait("asking", {"text": "x"}, timeout=60)
     assert (run.status, run.current_activity, run.completed_at) == (RunStatus.WAITING, "ask", None)
     assert run.output["__interrupt__"][0]["value"] == {"question": "go on?"}
 
@@ -134,7 +134,7 @@ async def test_interrupt_makes_the_run_wait(settings: OrchestratorSettings) -> N
 async def test_a_breakpoint_makes_the_run_wait(settings: OrchestratorSettings) -> None:
     graph = chain().compile(interrupt_before=["two"])
     async with open_orchestrator({"chain": graph}, settings=settings) as orchestrator:
-        run = await orchestrator.start_and_wait("chain", {"text": "x"}, timeout=10)
+        run = await orchestrator.start_and_wait("chain", {"text": "x"}, timeout=60)
     assert (run.status, run.output["trace"]) == (RunStatus.WAITING, ["one"])
 
 
@@ -160,19 +160,20 @@ async def test_a_wait_that_runs_out_gives_the_run_as_it_stands(settings: Orchest
         run = await orchestrator.start_and_wait("chain", {"text": "x"}, timeout=0.05)
         assert not run.is_settled
         gates.open(*TRACE)
-        assert (await orchestrator.wait(run.run_id, timeout=10)).status is RunStatus.COMPLETED
+        assert (await orchestrator.wait(run.run_id, timeout=60)).status is RunStatus.COMPLETED
 
 
 async def test_waiting_needs_no_polling(settings: OrchestratorSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     gates = Gates()
     gates.open("one", "two")
+    monkeypatch.setattr("orchestrator.engine.service._POLL_S", 3600.0)
     async with open_orchestrator({"chain": chain(gates=gates)}, settings=settings) as orchestrator:
         run = await orchestrator.start("chain", {"text": "x"})
         waiters = [asyncio.create_task(orchestrator.wait_for(run)) for _ in range(50)]
         await until(lambda: "three" in gates.reached)
         monkeypatch.setattr(type(orchestrator._store), "get", None)
         gates.open("three")
-        done = await asyncio.wait_for(asyncio.gather(*waiters), 5)
+        done = await asyncio.wait_for(asyncio.gather(*waiters), 60)
     assert {run.status for run in done} == {RunStatus.COMPLETED}
 
 
@@ -188,7 +189,7 @@ async def test_the_current_activity_can_be_seen(settings: OrchestratorSettings) 
 
         await until(in_two)
         gates.open(*TRACE)
-        await orchestrator.wait_for(run, timeout=10)
+        await orchestrator.wait_for(run, timeout=60)
 
 
 async def test_runs_of_a_thread_never_overlap_and_keep_their_order(settings: OrchestratorSettings) -> None:
@@ -196,7 +197,7 @@ async def test_runs_of_a_thread_never_overlap_and_keep_their_order(settings: Orc
     gates.open("step")
     async with open_orchestrator({"chain": chain(["step"], gates)}, settings=settings) as orchestrator:
         started = [await orchestrator.start("chain", {"text": str(n)}, thread_id="t") for n in range(10)]
-        runs = [await orchestrator.wait_for(run, timeout=10) for run in started]
+        runs = [await orchestrator.wait_for(run, timeout=60) for run in started]
     assert [len(run.output["trace"]) for run in runs] == list(range(1, 11))
     assert [run.started_at for run in runs] == sorted(run.started_at or run.created_at for run in runs)
     assert gates.most_running == 1
@@ -205,7 +206,7 @@ async def test_runs_of_a_thread_never_overlap_and_keep_their_order(settings: Orc
 async def test_concurrent_starts_on_one_thread_all_finish(settings: OrchestratorSettings) -> None:
     async with open_orchestrator({"chain": chain(["step"])}, settings=settings) as orchestrator:
         runs = await asyncio.gather(
-            *(orchestrator.start_and_wait("chain", {"text": "x"}, thread_id="t", timeout=20) for _ in range(10))
+            *(orchestrator.start_and_wait("chain", {"text": "x"}, thread_id="t", timeout=60) for _ in range(10))
         )
     assert {run.status for run in runs} == {RunStatus.COMPLETED}
     assert sorted(len(run.output["trace"]) for run in runs) == list(range(1, 11))
@@ -218,8 +219,8 @@ async def test_reject(settings: OrchestratorSettings) -> None:
         with pytest.raises(ThreadBusyError, match=run.run_id):
             await orchestrator.start("chain", {"text": "x"}, thread_id="t", if_busy="reject")
         gates.open(*TRACE)
-        await orchestrator.wait_for(run, timeout=10)
-        again = await orchestrator.start_and_wait("chain", {"text": "x"}, thread_id="t", if_busy="reject", timeout=10)
+        await orchestrator.wait_for(run, timeout=60)
+        again = await orchestrator.start_and_wait("chain", {"text": "x"}, thread_id="t", if_busy="reject", timeout=60)
         assert again.status is RunStatus.COMPLETED
 
 
@@ -228,7 +229,7 @@ async def test_an_idempotency_key_runs_the_graph_once(settings: OrchestratorSett
     gates.open("step")
     async with open_orchestrator({"chain": chain(["step"], gates)}, settings=settings) as orchestrator:
         runs = await asyncio.gather(
-            *(orchestrator.start_and_wait("chain", {"text": "x"}, idempotency_key="k", timeout=10) for _ in range(10))
+            *(orchestrator.start_and_wait("chain", {"text": "x"}, idempotency_key="k", timeout=60) for _ in range(10))
         )
     assert len({run.run_id for run in runs}) == 1
     assert gates.reached == ["step"]
@@ -239,13 +240,14 @@ async def test_closing_stops_at_a_checkpoint_and_lets_waiters_go(
 ) -> None:
     caplog.set_level(logging.INFO)
     gates = Gates()
-    async with open_orchestrator({"chain": chain(gates=gates)}, settings=settings) as orchestrator:
+    patient = settings.model_copy(update={"drain_timeout": 60.0})
+    async with open_orchestrator({"chain": chain(gates=gates)}, settings=patient) as orchestrator:
         run = await orchestrator.start("chain", {"text": "x"}, thread_id="t")
         queued = await orchestrator.start("chain", {"text": "x"}, thread_id="t")
         waiter = asyncio.create_task(orchestrator.wait_for(run))
         await until(lambda: gates.reached)
         orchestrator.request_close()
-        assert not (await asyncio.wait_for(waiter, 2)).is_settled
+        assert not (await asyncio.wait_for(waiter, 60)).is_settled
         gates.open(*TRACE)
     assert gates.reached == ["one"]
     assert orchestrator.cut_off == 0
@@ -265,7 +267,7 @@ async def test_closing_is_bounded(settings: OrchestratorSettings) -> None:
 async def test_the_log_tells_the_activities(settings: OrchestratorSettings, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     async with open_orchestrator({"chain": chain()}, settings=settings) as orchestrator:
-        run = await orchestrator.start_and_wait("chain", {"text": "x"}, timeout=10)
+        run = await orchestrator.start_and_wait("chain", {"text": "x"}, timeout=60)
     lines = [record.getMessage() for record in caplog.records if run.run_id in record.getMessage()]
     told = [line.removeprefix(f"[WorkflowOrchestrator] run {run.run_id} ").split(" in ")[0] for line in lines]
     activities = [f"activity {step} {what}" for step in TRACE for what in ("started", "finished")]
@@ -280,7 +282,7 @@ async def test_runs_are_counted(settings: OrchestratorSettings) -> None:
     before = counted("orchestrator_runs_total", status="completed")
     activities = counted("orchestrator_activity_seconds_count", activity="two")
     async with open_orchestrator({"counted": chain()}, settings=settings) as orchestrator:
-        await orchestrator.start_and_wait("counted", {"text": "x"}, timeout=10)
+        await orchestrator.start_and_wait("counted", {"text": "x"}, timeout=60)
     assert counted("orchestrator_runs_total", status="completed") == before + 1
     assert counted("orchestrator_activity_seconds_count", activity="two") == activities + 1
     assert counted("orchestrator_run_seconds_count") >= 1
@@ -289,7 +291,7 @@ async def test_runs_are_counted(settings: OrchestratorSettings) -> None:
 async def test_many_runs_at_once(settings: OrchestratorSettings) -> None:
     async with open_orchestrator({"chain": chain()}, settings=settings) as orchestrator:
         runs = await asyncio.gather(
-            *(orchestrator.start_and_wait("chain", {"text": "x"}, timeout=30) for _ in range(100))
+            *(orchestrator.start_and_wait("chain", {"text": "x"}, timeout=60) for _ in range(100))
         )
         assert {run.status for run in runs} == {RunStatus.COMPLETED}
         assert len((await orchestrator.list_runs(limit=200)).runs) == 100

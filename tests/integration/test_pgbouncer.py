@@ -97,7 +97,7 @@ def bouncer(postgres_dsn: str, tmp_path: Path) -> Iterator[str]:
         yield dsn
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 def answers(process: subprocess.Popen[bytes], dsn: str, log: Path) -> bool:

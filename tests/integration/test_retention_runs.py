@@ -327,6 +327,8 @@ async def test_beside_a_hundred_live_runs(world: PostgresWorld, conn: psycopg.Co
             ended = [await orchestrator.wait(run.run_id, timeout=60) for run in [*live, *waiting]]
         finally:
             passes.cancel()
+            with suppress(asyncio.CancelledError):
+                await passes
         assert {run.status for run in ended} == {RunStatus.COMPLETED}
         traces = [run.output["trace"] for run in ended]
         assert traces == [["one", "two", *names]] * 20 + [names] * 60 + [["yes"]] * 20

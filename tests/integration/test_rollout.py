@@ -297,13 +297,12 @@ async def test_threads_in_memory_go_on_while_postgres_is_away(cluster: Cluster) 
             # The pool looks for the server now and then, and this saver waits for it for 0.3 s only.
             try:
                 await put(saver, at(unknown), {"n": 1})
+                return await values_of(saver, at(durable)) == {"n": 1}
             except SaverUnavailableError:
                 return False
-            return True
 
-        await until(is_placed, what="the server is found again")
+        await until(is_placed, timeout_s=60, what="the server is found again")
         assert await saver.find(unknown) == "memory"
-        assert await values_of(saver, at(durable)) == {"n": 1}
 
 
 async def test_health_metrics_and_log_name_both_engines(

@@ -20,8 +20,8 @@ from tests.worlds import status
 
 
 def _settings(checkpointer: CheckpointerSettings, percent: int, **changes: Any) -> OrchestratorSettings:
-    given = checkpointer.model_dump(exclude_unset=True) | {"postgres_saver_rollout_percent": percent} | changes
-    return OrchestratorSettings(**given, drain_timeout=2.0)
+    given = checkpointer.model_dump(exclude_unset=True)
+    return OrchestratorSettings(**given | {"postgres_saver_rollout_percent": percent, "drain_timeout": 2.0} | changes)
 
 
 def _savers(conn: psycopg.Connection) -> dict[str, str]:
@@ -134,7 +134,8 @@ async def test_a_run_that_never_saved_in_memory_begins_where_it_is_taken_up(
 ) -> None:
     """It was one of memory and was handed back before its first checkpoint: nothing was lost with that process."""
     gates = Gates()
-    async with open_orchestrator({"chain": chain(gates=gates)}, settings=_settings(checkpointer_settings, 0)) as first:
+    hasty = _settings(checkpointer_settings, 0, drain_timeout=0.2)
+    async with open_orchestrator({"chain": chain(gates=gates)}, settings=hasty) as first:
         run = await first.start("chain", {})
         await until(lambda: gates.reached)
     # As if it had stopped between noting where the thread is and the first save.

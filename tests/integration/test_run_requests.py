@@ -16,11 +16,11 @@ from orchestrator.errors import (
     ThreadMovedOnError,
 )
 from orchestrator.runs.activity import ActivityStatus
-from orchestrator.runs.model import FINAL, UNFINISHED, Request, RunStatus
+from orchestrator.runs.model import CHILDREN_SIGNAL, FINAL, UNFINISHED, Request, RunStatus
 from orchestrator.runs.postgres import PostgresRunStore
 from orchestrator.runs.signals import RESUME_SIGNAL, NewSignal
 from orchestrator.runs.store import Created, IfBusy, Outcome
-from tests.runs import DONE, HAND_BACK, ME, Stage, new, note
+from tests.runs import DONE, HAND_BACK, ME, Stage, new, note, wait_for
 
 OVER = sorted(FINAL)
 
@@ -123,6 +123,32 @@ class TestPausing:
         with pytest.raises(IllegalTransitionError, match=f"{status} can't become paused"):
             await stage.store.pause(run.run_id)
         assert await stage.again(run) == run
+
+    @pytest.mark.parametrize("asked", ["before it waits", "while it waits"])
+    @pytest.mark.parametrize("signal", ["step:1", CHILDREN_SIGNAL])
+    async def test_a_run_that_goes_on_by_itself_stops_then(self, stage: Stage, asked: str, signal: str) -> None:
+        run = await stage.running()
+        if asked == "before it waits":
+            await stage.store.pause(run.run_id)
+        waiting = await stage.ended(run, wait_for(signal))
+        if asked == "while it waits":
+            waiting = await stage.store.pause(run.run_id)
+        assert (waiting.status, waiting.requested) == (RunStatus.WAITING, Request.PAUSE)
+        assert await stage.again(run) == waiting
+        free = await stage.store.send_signal(run.run_id, NewSignal(signal, {"x": 1}))
+        assert (free.status, free.requested) == (RunStatus.PENDING, Request.PAUSE)
+        claimed = await stage.claimed(free)
+        assert claimed.requested is Request.PAUSE
+        paused = await stage.ended(claimed, Outcome(RunStatus.PAUSED))
+        assert (paused.status, paused.requested) == (RunStatus.PAUSED, None)
+
+    async def test_a_pause_is_taken_back_while_the_run_waits_for_its_step(self, stage: Stage) -> None:
+        run = await stage.ended(await stage.running(), wait_for("step:1"))
+        await stage.store.pause(run.run_id)
+        resumed = await stage.store.resume(run.run_id)
+        assert (resumed.status, resumed.requested) == (RunStatus.WAITING, None)
+        with pytest.raises(IllegalTransitionError):
+            await stage.store.resume(run.run_id)
 
 
 class TestResuming:

@@ -80,8 +80,9 @@ class Platform:
     async def handle(self, message: MessageData | dict[str, Any]) -> None:
         await handle_queue_message(message, graphs=self.graphs, settings=self.settings, queue=self.outbox)
 
-    def take(self) -> MessageData:
-        [message] = {message.id: message for message in self.outbox.messages}.values()
+    def take(self, kind: str) -> MessageData:
+        """The only message of the kind, which may have been pushed more than once."""
+        [message] = {message.id: message for message in self.outbox.messages if message.kind == kind}.values()
         self.outbox.messages.clear()
         return message
 
@@ -94,12 +95,12 @@ async def test_a_run_and_its_step(settings: OrchestratorSettings, journal: Journ
     async def deliver(message: MessageData) -> None:
         await platform.handle(message if form == "object" else message.as_json())
 
-    flow = platform.take()
+    flow = platform.take("flow")
     assert (flow.kind, flow.id, flow.name, flow.queue) == ("flow", run.run_id, "flow", "flow")
     await deliver(flow)
     run = await platform.poll(run)
     assert run.waits_for_steps
-    step = platform.take()
+    step = platform.take("step")
     assert (step.kind, step.name, step.queue) == ("step", "tests.stepping:noted", "step")
     await deliver(step)
     assert journal.ran == {"a": 1}
@@ -121,9 +122,9 @@ async def test_a_step_that_is_to_be_retried(settings: OrchestratorSettings, jour
 
     platform = Platform(settings, {"flow": calling(shaky)})
     run = await platform.start(journal)
-    flow = platform.take()
+    flow = platform.take("flow")
     await platform.handle(flow)
-    step = platform.take()
+    step = platform.take("step")
     await platform.handle(step)
     assert journal.ran == {"a": 1}
     await platform.handle(step)

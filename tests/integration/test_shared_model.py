@@ -26,7 +26,7 @@ from tests.checkpoints import SCHEMA, at, history
 THREADS = ("a", "b")
 CHANNELS = ("messages", "documents")
 LONGEST = 60
-BEGIN: list[Any] = [{"text": str(number), "tags": []} for number in range(12)]
+BEGIN: list[Any] = [{"text": str(number), "tags": []} for number in range(30)]
 
 words = st.text("abc", max_size=6)
 elements = st.one_of(
@@ -346,7 +346,7 @@ def test_every_checkpoint_loads_what_was_saved(
         stack = AsyncExitStack()
         savers = runner.run(opened_savers(stack))
 
-        @settings(max_examples=50, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=30, deadline=None, database=None, suppress_health_check=list(HealthCheck))
         @given(operations)
         def example(operations: list[Any]) -> None:
             world = World(savers, conn, MODES[mode].get("cipher"), f"{next(_examples)}")

@@ -358,7 +358,7 @@ class TestPruning:
             assert await sweep(sweeping, SCHEMA, None, "t") > 100
             late = asyncio.create_task(put(saver, at("t"), {"items": talk(100)}))
             for number in range(20):
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(30):
                     await put(saver, at("other"), {"items": talk(101 + number)})
                     await put(saver, at("t"), {"small": number})  # neither shared nor fenced
             assert not late.done()

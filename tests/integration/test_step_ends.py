@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +20,9 @@ from orchestrator import (
     RunStatus,
     StepFailedError,
     Workflow,
+    step,
 )
+from orchestrator.engine import recovery
 from orchestrator.engine.steps import STEPS
 from orchestrator.runs.model import STEP_SIGNAL, Request
 from tests.stepping import Journal, Stepping, as_given, calling, flaky, gated, held, hopeless, noted
@@ -33,7 +36,7 @@ def once(*nodes: Any) -> Workflow:
     return Workflow(calling(*nodes), retry=NO_RETRY)
 
 
-async def ended(world: World, flow: Any, journal: Journal, timeout: float = 20) -> Run:
+async def ended(world: World, flow: Any, journal: Journal, timeout: float = 30) -> Run:
     async with world.open(flow=flow) as o:
         return await o.start_and_wait("flow", {"journal": str(journal.directory)}, timeout=timeout)
 
@@ -56,6 +59,21 @@ async def under_way(world: World, journal: Journal) -> AsyncIterator[tuple[Orche
             yield o, run
         finally:
             journal.open("a")
+
+
+@step(dispatch="queue", name="hopeless in the end")
+async def hopeless_in_the_end(journal: str, name: str, others: list[str]) -> str:
+    """A step that fails once others are begun."""
+    book = Journal(Path(journal))
+    book.note(name)
+    await until(lambda: all(book.ran[other] for other in others))
+    raise ValueError(f"{name} is broken")
+
+
+@pytest.fixture
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is to be tried again is looked for every moment."""
+    monkeypatch.setattr(recovery, "_TICK_EVERY_S", 0.05)
 
 
 class TestFailure:
@@ -92,13 +110,15 @@ class TestFailure:
 
     async def test_of_one_of_several_leaves_the_others_done(self, world: World, journal: Journal) -> None:
         async def node(state: Stepping) -> Stepping:
-            calls = [noted(state["journal"], "a"), hopeless(state["journal"], "b"), noted(state["journal"], "c")]
-            return {"out": list(await asyncio.gather(*calls))}
+            # A step that is not begun by the time its run is over is nobody's.
+            b = hopeless_in_the_end(state["journal"], "b", ["a", "c"])
+            return {"out": list(await asyncio.gather(noted(state["journal"], "a"), b, noted(state["journal"], "c")))}
 
         run = await ended(world, once(node), journal)
         assert run.status is RunStatus.FAILED, run
-        await until(lambda: journal.ran == {"a": 1, "b": 1, "c": 1})
+        assert journal.ran == {"a": 1, "b": 1, "c": 1}
 
+    @pytest.mark.usefixtures("_soon")
     async def test_in_passing_is_retried(self, world: World, journal: Journal) -> None:
         async def node(state: Stepping) -> Stepping:
             return {"out": [await flaky(state["journal"], "a", 2)]}
@@ -108,6 +128,7 @@ class TestFailure:
         assert run.output["out"] == ["a done"]
         assert (journal.ran["a"], run.failures) == (3, 0)
 
+    @pytest.mark.usefixtures("_soon")
     async def test_too_often_is_for_good(self, world: World, journal: Journal) -> None:
         async def node(state: Stepping) -> Stepping:
             return {"out": [await flaky(state["journal"], "a", 99)]}
@@ -192,7 +213,7 @@ class TestMeanwhile:
             assert wait["value"] == {"signal": wait["signal"], "step": "tests.stepping:gated"}
             # Nobody is told that it waits: it goes on by itself.
             assert (await o.wait(run.run_id, timeout=0.2)).status is RunStatus.WAITING
-            waiting = asyncio.create_task(o.wait(run.run_id, timeout=15))
+            waiting = asyncio.create_task(o.wait(run.run_id, timeout=30))
             journal.open("a")
             assert (await waiting).status is RunStatus.COMPLETED
         assert journal.ran == {"a": 1, "after": 1}
@@ -209,24 +230,30 @@ class TestMeanwhile:
             await o.signal(run.run_id, "approval", True)
             assert (await o.poll(run.run_id)).waits_for_steps
             journal.open("a")
-            assert (await o.wait(run.run_id, timeout=15)).output["out"] == ["a done", "1"]
+            assert (await o.wait(run.run_id, timeout=30)).output["out"] == ["a done", "1"]
 
     async def test_a_cancelled_run_drops_the_result(self, world: World, journal: Journal) -> None:
         async with under_way(world, journal) as (o, run):
             assert (await o.cancel(run.run_id)).status is RunStatus.CANCELLED
             journal.open("a")
-            other = await o.start_and_wait("flow", {"journal": str(journal.directory)}, timeout=15)
+            other = await o.start_and_wait("flow", {"journal": str(journal.directory)}, timeout=30)
             assert other.status is RunStatus.COMPLETED
             assert (await o.poll(run.run_id)).status is RunStatus.CANCELLED
             assert await o._store.signals(run.run_id) == []
         assert journal.ran == {"a": 2, "after": 1}
 
-    async def test_a_run_that_waits_cant_be_paused(self, world: World, journal: Journal) -> None:
+    async def test_a_run_that_is_paused_while_it_waits_stops_when_the_step_is_over(
+        self, world: World, journal: Journal
+    ) -> None:
         async with under_way(world, journal) as (o, run):
-            with pytest.raises(IllegalTransitionError):
-                await o.interrupt(run.run_id)
+            asked = await o.interrupt(run.run_id)
+            assert (asked.status, asked.requested) == (RunStatus.WAITING, Request.PAUSE)
             journal.open("a")
-            assert (await o.wait(run.run_id, timeout=15)).status is RunStatus.COMPLETED
+            assert (await o.wait(run.run_id, timeout=30)).status is RunStatus.PAUSED
+            assert journal.ran == {"a": 1}
+            await o.resume(run.run_id)
+            assert (await o.wait(run.run_id, timeout=30)).status is RunStatus.COMPLETED
+        assert journal.ran == {"a": 1, "after": 1}
 
     async def test_a_run_that_is_paused_in_another_node_has_the_result_later(
         self, world: World, journal: Journal
@@ -269,7 +296,9 @@ class TestMeanwhile:
         async with world.open(flow=once(first, node)) as o:
             run = await o.start("flow", {"journal": str(journal.directory)})
             await until(lambda: journal.ran["first"])
+            attempt = o._dispatcher._attempts[run.run_id]
             await o.interrupt(run.run_id)
+            await until(lambda: attempt.control.drain_requested)
             journal.open("first")
             await status(o, run, RunStatus.PAUSED)
             await o.resume(run.run_id, {"unrelated": True})
@@ -290,6 +319,8 @@ async def test_a_step_that_is_not_known_is_left_to_another_worker(
     async def node(state: Stepping) -> Stepping:
         return {"out": [await noted(state["journal"], "a")]}
 
+    # What is pushed again comes from the test alone.
+    monkeypatch.setattr(recovery, "_PUSH_AGAIN_AFTER_S", 600.0)
     name = "tests.stepping:noted"
     async with world.open(flow=calling(node)) as o:
         with monkeypatch.context() as patch:

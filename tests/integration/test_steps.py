@@ -25,7 +25,7 @@ from tests.waiting import until
 from tests.worlds import World, status
 
 
-async def completed(world: World, flow: Any, journal: Journal, timeout: float = 20) -> Run:
+async def completed(world: World, flow: Any, journal: Journal, timeout: float = 30) -> Run:
     async with world.open(flow=flow) as o:
         run = await o.start_and_wait("flow", {"journal": str(journal.directory)}, timeout=timeout)
     assert run.status is RunStatus.COMPLETED, run
@@ -92,7 +92,7 @@ class TestQueue:
             await until(lambda: len(journal.ran) == len(names), what="all of them are under way at once")
             for name in reversed(names):
                 journal.open(name)
-            run = await o.wait(run.run_id, timeout=15)
+            run = await o.wait(run.run_id, timeout=30)
         assert run.status is RunStatus.COMPLETED, run
         assert run.output["out"] == [f"{name} done" for name in names]
         assert journal.ran == dict.fromkeys(names, 1)
@@ -199,6 +199,7 @@ async def test_one_orchestrator_after_the_other(world: World, journal: Journal) 
     async def later(state: Stepping) -> Stepping:
         return {"out": [await gated(state["journal"], "third")]}
 
+    world.settings = world.settings.model_copy(update={"drain_timeout": 0.2})
     async with world.open(flow=calling(node, later)) as o:
         run = await o.start("flow", {"journal": str(journal.directory)})
         await until(lambda: journal.ran["third"])

@@ -70,7 +70,7 @@ def _hub(orchestrator: Orchestrator) -> EventHub:
 
 async def test_a_finished_run_is_replayed_from_any_number(world: World) -> None:
     async with world.open(graph=_counting(5)) as orchestrator:
-        run = await orchestrator.start_and_wait("graph", {}, timeout=10)
+        run = await orchestrator.start_and_wait("graph", {}, timeout=30)
         events = await _all(orchestrator.stream(run.run_id))
         assert (_numbers(events), _states(events)[-1]) == ([0, 1, 2, 3, 4], "completed")
         for after in (-3, 1, len(events) - 1, len(events), len(events) + 50):
@@ -102,7 +102,7 @@ async def test_a_cancelled_run(world: World) -> None:
 
 async def test_a_failed_run_that_is_resumed_has_a_new_end(world: World) -> None:
     async with world.open(graph=failing(ValueError("no"))) as orchestrator:
-        run = await orchestrator.start_and_wait("graph", {}, timeout=10)
+        run = await orchestrator.start_and_wait("graph", {}, timeout=30)
         first = await _all(orchestrator.stream(run.run_id))
         # One that has seen all but the last stays, so that what the next one joins is what is over already.
         async with aclosing(cast("Any", orchestrator.stream(run.run_id, after=len(first) - 1))) as slow:
@@ -203,8 +203,9 @@ async def test_the_store_is_away_for_a_while(stage: Stage, monkeypatch: pytest.M
     assert _states(await watched) == ["pending", "running", "completed"]
 
 
-async def test_whoever_reads_for_all_may_leave(stage: Stage) -> None:
+async def test_whoever_reads_for_all_may_leave(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """The one who is at it is cut off in the middle of a query; the others are told without delay."""
+    monkeypatch.setattr(hub, "_LOOK_EVERY_S", 600.0)
     held = asyncio.Event()
 
     class Slow(_Counting):
@@ -224,11 +225,12 @@ async def test_whoever_reads_for_all_may_leave(stage: Stage) -> None:
     shared.wake([run.run_id])
     await until(lambda: store.asked["events_after"] == 2)
     first.cancel()
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(30):
         assert _states(await second) == ["pending", "running", "completed"]
 
 
-async def test_a_run_that_is_deleted_meanwhile() -> None:
+async def test_a_run_that_is_deleted_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "_LOOK_EVERY_S", 0.05)
     store = MemoryRunStore()
     run = await Stage(store).running()
     watch = _each(EventHub(store).watch(run.run_id))
@@ -240,7 +242,7 @@ async def test_a_run_that_is_deleted_meanwhile() -> None:
 
 async def test_an_unknown_run_and_one_of_others(world: World) -> None:
     async with world.open(graph=chain()) as orchestrator:
-        run = await orchestrator.start_and_wait("graph", {}, organization_id="mine", timeout=10)
+        run = await orchestrator.start_and_wait("graph", {}, organization_id="mine", timeout=30)
         assert await _all(orchestrator.stream(run.run_id, organization_id="mine"))
         for run_id, organization in ((new_run_id(), None), ("nonsense", None), (run.run_id, "others")):
             with pytest.raises(RunNotFoundError):
@@ -269,9 +271,11 @@ async def _two(world: PostgresWorld, **graphs: Any) -> AsyncIterator[tuple[Orche
         yield one, two
 
 
-async def test_another_process_sees_the_same(world: World) -> None:
+async def test_another_process_sees_the_same(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     if isinstance(world, MemoryWorld):
         pytest.skip("what is in memory is one process's")
+    # The watcher's process is told; it does not look by itself.
+    monkeypatch.setattr(hub, "_LOOK_EVERY_S", 600.0)
     gates = Gates()
     async with _two(world, graph=_counting(100, gates)) as (one, two):
         run: Run = await one.start("graph", {})
@@ -283,9 +287,8 @@ async def test_another_process_sees_the_same(world: World) -> None:
             return seen
 
         watched = asyncio.create_task(watch())
-        # Long before the watcher's process looks by itself.
-        await until(lambda: len(_numbers(seen)) == 50, timeout_s=3)
+        await until(lambda: len(_numbers(seen)) == 50, timeout_s=30)
         gates.open("half")
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(30):
             assert await _all(one.stream(run.run_id)) == await watched
         assert _numbers(seen) == list(range(100))

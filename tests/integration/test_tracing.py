@@ -214,6 +214,8 @@ async def test_every_attempt_is_a_child_of_the_caller_and_errors_hold_no_secret(
 
 
 async def test_a_run_that_goes_on_elsewhere_stays_in_its_callers_trace(traced: Traced, world: World) -> None:
+    # The attempt is not cut off: it comes to its checkpoint, however long that takes.
+    world.settings = world.settings.model_copy(update={"drain_timeout": 60.0})
     gates = Gates()
     async with world.open(chain=chain(gates=gates)) as orchestrator:
         with traced.tracer.start_as_current_span("caller"):
@@ -303,7 +305,7 @@ from orchestrator import open_orchestrator
 async def main():
     graph = StateGraph(dict).add_node("n", lambda state: {}).add_edge(START, "n")
     async with open_orchestrator({"g": graph}) as orchestrator:
-        run = await orchestrator.start_and_wait("g", {}, timeout=20)
+        run = await orchestrator.start_and_wait("g", {}, timeout=60)
         assert run.status == "completed" and run.trace_context is None, run
     assert imported() == before, imported() - before
 

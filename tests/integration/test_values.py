@@ -259,12 +259,12 @@ async def test_a_slow_serializer_does_not_stop_the_others(postgres_dsn: str) -> 
         def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
             if isinstance(obj, list) and len(obj) > 10_000:
                 begun.set()
-                assert may_end.wait(20)
+                assert may_end.wait(60)
             return super().dumps_typed(obj)
 
     async with open_postgres_saver(postgres_dsn, serde=Slow()) as saver:
         large = asyncio.create_task(put(saver, at("large"), {"list": list(range(20_000))}))
-        assert await asyncio.to_thread(begun.wait, 20)
+        assert await asyncio.to_thread(begun.wait, 60)
         await asyncio.gather(*(put(saver, at(str(n)), {"list": [n]}) for n in range(50)))
         assert not large.done()
         may_end.set()
@@ -296,4 +296,4 @@ async def test_a_hundred_megabytes(postgres_dsn: str) -> None:
         found = await values_of(saver, at("t"))
         assert found is not None
         assert found["data"] == data
-        assert time.monotonic() - started < 20
+        assert time.monotonic() - started < 100

@@ -11,7 +11,7 @@ import pytest
 from langgraph.channels import DeltaChannel
 from langgraph.func import task
 from langgraph.graph import END, START, StateGraph
-from langgraph.types import Command, Send, interrupt
+from langgraph.types import Command, RetryPolicy, Send, interrupt
 
 from orchestrator import (
     CheckpointSummary,
@@ -29,6 +29,8 @@ from tests.waiting import until
 from tests.worlds import MemoryWorld, World, postgres_world, status
 
 Builder = StateGraph[Any, Any, Any, Any]
+# A run that is to be tried again rests until the test says so.
+LATER = RetryPolicy(initial_interval=3600, max_interval=3600, max_attempts=6, retry_on=ConnectionError)
 
 
 class Old(TypedDict, total=False):
@@ -74,7 +76,7 @@ class Changes:
 
 
 def third(builder: Builder, changes: Changes | None = None) -> Workflow:
-    return Workflow(builder, version="3", upgrades=changes.upgrades if changes else ())
+    return Workflow(builder, version="3", retry=LATER, upgrades=changes.upgrades if changes else ())
 
 
 def graph(schema: type) -> Builder:
@@ -131,7 +133,7 @@ async def paused(orchestrator: Orchestrator, gates: Gates, workflow: str, at: st
     attempt = orchestrator._dispatcher._attempts[run.run_id]
     await until(lambda: attempt.control.drain_requested)
     gates.open(at)
-    return await orchestrator.wait(run.run_id, timeout=10)
+    return await orchestrator.wait(run.run_id, timeout=30)
 
 
 def versions(history: list[CheckpointSummary]) -> list[tuple[str | None, str, tuple[str, ...]]]:
@@ -151,7 +153,7 @@ async def test_a_paused_run_is_upgraded_once(world: World) -> None:
     new = line(New, {"first": said("first", ran), "second": said("second", ran)})
     async with world.open(flow=third(new, changes)) as o:
         await o.resume(run.run_id)
-        run = await o.wait(run.run_id, timeout=10)
+        run = await o.wait(run.run_id, timeout=30)
         history = await o.history(run.run_id)
     assert run.status is RunStatus.COMPLETED, run.error
     assert run.output == {"body": "hello", "length": 5, "items": ["a", "renamed"], "trace": ["upgraded", "second"]}
@@ -208,7 +210,7 @@ async def test_an_upgrade_that_was_cut_short_is_done_again(
         await o.resume(run.run_id)
         await status(o, run, RunStatus.SUSPENDED)
         await world.make_retry_due(run.run_id)
-        run = await o.wait(run.run_id, timeout=10)
+        run = await o.wait(run.run_id, timeout=30)
         history = await o.history(run.run_id)
     assert run.status is RunStatus.COMPLETED, run.error
     assert run.output == {"body": "hello", "length": 5, "items": ["renamed"], "trace": ["upgraded", "second"]}
@@ -220,8 +222,8 @@ async def test_an_upgrade_that_was_cut_short_is_done_again(
 async def test_a_waiting_run_is_answered_whenever_the_signal_was_sent(world: World, sent: str) -> None:
     ran, changes = list[str](), Changes()
     old = fork_join(Old, ran, asking("ask", ran, "approval"))
-    async with world.open(flow=Workflow(old, version="1")) as o:
-        run = await o.start_and_wait("flow", {"text": "hi"}, timeout=10)
+    async with world.open(flow=Workflow(old, version="1", retry=LATER)) as o:
+        run = await o.start_and_wait("flow", {"text": "hi"}, timeout=30)
         assert run.status is RunStatus.WAITING
         if sent == "before":
             # Handed over under version 1, by an attempt that came no further.
@@ -263,7 +265,7 @@ async def test_answers_of_before_and_waits_that_are_left_stay(world: World) -> N
         return fork_join(schema, ran, asking("one", ran, "a", "b"), asking("two", ran, "c"))
 
     async with world.open(flow=Workflow(built(Old), version="1")) as o:
-        run = await o.start_and_wait("flow", {"text": "hi"}, timeout=10)
+        run = await o.start_and_wait("flow", {"text": "hi"}, timeout=30)
         await o.signal(run.run_id, "a", 1)
 
         async def asked() -> bool:
@@ -311,7 +313,7 @@ async def test_what_subgraphs_and_tasks_have_done_is_not_done_again(world: World
         return builder
 
     async with world.open(flow=Workflow(built(Old), version="1")) as o:
-        run = await o.start_and_wait("flow", {"text": "hi"}, timeout=10)
+        run = await o.start_and_wait("flow", {"text": "hi"}, timeout=30)
         assert len(run.awaiting or ()) == 2
     async with world.open(flow=third(built(New), changes)) as o:
         await o.signal(run.run_id, "number", 7)
@@ -340,7 +342,7 @@ async def test_what_was_sent_to_nodes_is_still_sent(world: World) -> None:
         run = await paused(o, gates, "flow", "scatter")
     async with world.open(flow=third(built(New), changes)) as o:
         await o.resume(run.run_id)
-        run = await o.wait(run.run_id, timeout=10)
+        run = await o.wait(run.run_id, timeout=30)
         history = await o.history(run.run_id)
     assert run.output["trace"] == ["upgraded", "each 0", "each 1", "each 2"]
     assert [each.next for each in history if each.source == "update"] == [("each", "each", "each")] * 2
@@ -357,7 +359,7 @@ async def test_without_a_chain_to_the_version_the_state_is_left_alone(world: Wor
         run = await paused(o, gates, "chain", "one")
     async with world.open(chain=Workflow(chain(), version="3", upgrades=upgrades)) as o:
         await o.resume(run.run_id)
-        run = await o.wait(run.run_id, timeout=10)
+        run = await o.wait(run.run_id, timeout=30)
         history = await o.history(run.run_id)
     assert (run.status, run.output["trace"]) == (RunStatus.COMPLETED, ["one", "two", "three"])
     assert [each.workflow_version for each in history] == ["3", "3", "1", "1", "1"]
@@ -367,11 +369,11 @@ async def test_without_a_chain_to_the_version_the_state_is_left_alone(world: Wor
 async def test_a_new_run_on_an_old_thread_finds_the_state_upgraded(world: World) -> None:
     ran, changes = list[str](), Changes()
     async with world.open(flow=Workflow(line(Old, {"only": said("only", ran)}), version="1")) as o:
-        first = await o.start_and_wait("flow", {"text": "hi", "items": ["a"]}, thread_id="t", timeout=10)
+        first = await o.start_and_wait("flow", {"text": "hi", "items": ["a"]}, thread_id="t", timeout=30)
         assert first.workflow_version == "1"
     async with world.open(flow=third(line(New, {"only": said("only", ran)}), changes)) as o:
-        run = await o.start_and_wait("flow", {"length": 9}, thread_id="t", timeout=10)
-        again = await o.start_and_wait("flow", {"length": 10}, thread_id="t", timeout=10)
+        run = await o.start_and_wait("flow", {"length": 9}, thread_id="t", timeout=30)
+        again = await o.start_and_wait("flow", {"length": 10}, thread_id="t", timeout=30)
         history = await o.history(run.run_id)
     assert run.workflow_version == "3"
     assert run.output == {"body": "hi", "length": 9, "items": ["a", "renamed"], "trace": ["upgraded", "only"]}
@@ -412,17 +414,17 @@ async def test_a_delta_channel_is_written_in_full(world: World, schema: type, ke
         return {"other": values["other"], **changed[kept]}
 
     async with world.open(flow=Workflow(built(Log), version="1")) as o:
-        run = await o.start_and_wait("flow", {"log": ["in"]}, thread_id="t", timeout=10)
+        run = await o.start_and_wait("flow", {"log": ["in"]}, thread_id="t", timeout=30)
     workflow = Workflow(built(schema), version="2", upgrades=[Upgrade("1", "2", change)])
     async with world.open(flow=workflow) as o:
         await o.resume(run.run_id, "yes")
-        run = await o.wait(run.run_id, timeout=10)
+        run = await o.wait(run.run_id, timeout=30)
         assert run.status is RunStatus.COMPLETED, run.error
         before = {"same": ["in", "write", "write"], "changed": ["new"], "dropped": []}[kept]
         assert run.output == {"log": [*before, "yes", "write"], "other": ["write", "write", "ask", "write"]}
         history = await o.history(run.run_id)
         assert history[0].values == run.output
-        again = await o.start_and_wait("flow", {"log": ["in"]}, thread_id="t", timeout=10)
+        again = await o.start_and_wait("flow", {"log": ["in"]}, thread_id="t", timeout=30)
         assert again.status is RunStatus.WAITING
         assert again.output["log"] == [*before, "yes", "write", "in", "write", "write"]
 
@@ -482,7 +484,7 @@ async def test_a_result_for_a_channel_that_is_gone_is_not_lost(world: World) -> 
         return builder.add_node("ask", asking("ask", ran, "go")).add_edge(START, "ask")
 
     async with world.open(flow=Workflow(built(Old), version="1")) as o:
-        run = await o.start_and_wait("flow", {"text": "hi"}, timeout=10)
+        run = await o.start_and_wait("flow", {"text": "hi"}, timeout=30)
     async with world.open(flow=third(built(New), Changes())) as o:
         await o.resume(run.run_id)
         failed = await until(lambda: _with_error(o, run))
@@ -526,7 +528,7 @@ async def test_a_run_whose_next_node_is_gone_waits_for_a_worker_that_has_it(worl
     assert not changes
     async with world.open(chain=Workflow(chain(["a", "b"]), version="1")) as o:
         await world.make_retry_due(run.run_id)
-        run = await o.wait(run.run_id, timeout=10)
+        run = await o.wait(run.run_id, timeout=30)
     assert (run.status, run.output["trace"], run.error) == (RunStatus.COMPLETED, ["a", "b"], None)
 
 
@@ -562,7 +564,7 @@ async def test_a_node_that_a_finished_one_leads_to_is_missed(world: World) -> No
         return builder.add_node(target, said(target, [])).add_edge("work", target)
 
     async with world.open(flow=built("next")) as o:
-        run = await o.start_and_wait("flow", {"text": "hi"}, timeout=10)
+        run = await o.start_and_wait("flow", {"text": "hi"}, timeout=30)
         assert run.status is RunStatus.WAITING
     await suspended_for(world, run, "next", flow=built("other"))
 
@@ -573,6 +575,6 @@ async def test_a_node_of_a_subgraph_is_missed(world: World) -> None:
         return graph(Old).add_node("sub", inner).add_edge(START, "sub")
 
     async with world.open(flow=built("ask")) as o:
-        run = await o.start_and_wait("flow", {"text": "hi"}, timeout=10)
+        run = await o.start_and_wait("flow", {"text": "hi"}, timeout=30)
         assert run.status is RunStatus.WAITING
     await suspended_for(world, run, "sub:ask", flow=built("other"))

@@ -224,7 +224,7 @@ async def test_what_is_the_servers_fault_is_sent_again_with_the_same_items() -> 
 @pytest.mark.parametrize("lost", LOST)
 async def test_each_item_is_tried_for_its_own_time(lost: Callable[[], Exception]) -> None:
     gate = Gate()
-    async with Numbers(gate, retry_for_s=0.5) as batcher:
+    async with Numbers(gate, retry_for_s=100) as batcher:
         old = asyncio.create_task(batcher.submit(Number(number=1, started=asyncio.get_running_loop().time() - 1000)))
         new = ask(batcher, 2)
         assert await gate.arrived.get() == [1, 2]
@@ -324,7 +324,7 @@ async def test_what_waits_for_something_of_its_own_has_a_time() -> None:
     gate = Gate()
     gate.open = gate.defers = True
     async with Numbers(gate, retry_for_s=0.3) as batcher:
-        with pytest.raises(SaverUnavailableError, match=r"after 0\.\d s"):
+        with pytest.raises(SaverUnavailableError, match=r"after \d+\.\d s"):
             await ask(batcher, -1)
 
 
@@ -334,15 +334,15 @@ async def test_closing_answers_who_waits_for_something_of_his_own(workers: int, 
     gates = [Gate() for _ in range(workers)]
     for gate in gates:
         gate.open = gate.defers = True
-    async with asyncio.timeout(10):
-        batcher = Numbers(*gates, retry_for_s=0.3)
+    async with asyncio.timeout(60):
+        batcher = Numbers(*gates, retry_for_s=100 if ends == "in time" else 0.3)
         await batcher.__aenter__()
         tasks = [ask(batcher, number) for number in (-1, -2, 3)]
         assert await tasks[2] == 3
         closing = asyncio.create_task(batcher.__aexit__(None, None, None))
         await settle()
-        assert not closing.done()
         if ends == "in time":
+            assert not closing.done()
             for gate in gates:
                 gate.defers = False
         await closing
@@ -356,7 +356,7 @@ async def test_closing_answers_who_waits_for_something_of_his_own(workers: int, 
 async def test_closing_that_is_cut_short_answers_who_waits_for_something_of_his_own() -> None:
     gate = Gate()
     gate.open = gate.defers = True
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         batcher = Numbers(gate)
         await batcher.__aenter__()
         task = ask(batcher, -1)
@@ -378,7 +378,7 @@ async def test_cancelled_at_any_moment_nobody_else_is_left_waiting(workers: int)
         gates = [Gate() for _ in range(workers)]
         for gate in gates:
             gate.open = True
-        async with asyncio.timeout(5), Numbers(*gates, limits=Limits(queue_items=2, batch_items=1)) as batcher:
+        async with asyncio.timeout(60), Numbers(*gates, limits=Limits(queue_items=2, batch_items=1)) as batcher:
             tasks = [ask(batcher, number) for number in range(20)]
             for _ in range(turns):
                 await asyncio.sleep(0)

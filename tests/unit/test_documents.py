@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pickle
+import signal
 import socket
 import subprocess
 import sys
@@ -133,6 +134,14 @@ def put(directory: Path, name: str, content: str | bytes = "Ada Lovelace wrote i
 
 def read(path: Path, **options: Any) -> Document:
     return read_document(only(path), **options)
+
+
+def given_up(path: Path, timeout_s: float) -> None:
+    """Its reader is ended, by this process or, where that sleeps for seconds, by the kernel; long before it is done."""
+    started = time.monotonic()
+    message = str(failure(path, timeout_s=timeout_s))
+    assert f"within {timeout_s} s" in message or f"end with -{int(signal.SIGXCPU)};" in message
+    assert time.monotonic() - started < 60
 
 
 def failure(path: Path, **options: Any) -> DocumentError:
@@ -424,13 +433,13 @@ class TestFiles:
         with pytest.raises(DocumentTooLargeError):
             read_document(lines, max_bytes=4)
 
-    @pytest.mark.timeout(20)
+    @pytest.mark.timeout(90)
     @pytest.mark.parametrize("name", ["pipe.txt", "pipe.jsonl", "pipe.pdf"])
     def test_a_pipe_does_not_block(self, tmp_path: Path, name: str) -> None:
         os.mkfifo(tmp_path / name)
         assert "is a pipe" in str(failure(tmp_path / name))
 
-    @pytest.mark.timeout(20)
+    @pytest.mark.timeout(90)
     def test_a_pipe_that_takes_the_place_of_a_file_does_not_block(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -538,9 +547,7 @@ class TestHtml:
 
     def test_a_page_that_takes_its_parser_forever_is_given_up(self, tmp_path: Path) -> None:
         path = put(tmp_path, "a.html", "<ul><li>" * 400_000 + "text")
-        started = time.monotonic()
-        assert "within 0.5 s" in str(failure(path, timeout_s=0.5))
-        assert time.monotonic() - started < 10
+        given_up(path, timeout_s=0.5)
 
     def test_a_page_may_nest_deeper_than_calls(self) -> None:
         assert html_text("<b><div>" * 3000 + "deep").text == "deep"
@@ -581,9 +588,7 @@ class TestPdf:
 
     def test_a_file_that_takes_forever_is_given_up(self, tmp_path: Path) -> None:
         path = put(tmp_path, "slow.pdf", pdf(*["(x) Tj " * 2000] * 300))
-        started = time.monotonic()
-        assert "within 0.4 s" in str(failure(path, timeout_s=0.4))
-        assert time.monotonic() - started < 10
+        given_up(path, timeout_s=0.4)
 
     @pytest.mark.parametrize(
         "program",

@@ -27,7 +27,7 @@ async def _leave_in_a_thread() -> None:
 def test_an_exit_fails_its_task_alone(leave: Callable[[], Awaitable[None]]) -> None:
     async def main() -> str:
         contain_exits(asyncio.get_running_loop())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             ended, other = await asyncio.gather(leave(), asyncio.sleep(0, "alive"), return_exceptions=True)
         assert isinstance(ended, ExitError)
         assert isinstance(ended.__cause__, (SystemExit, KeyboardInterrupt))

@@ -161,7 +161,7 @@ async def test_what_nodes_log_belongs_to_their_run(capsys: pytest.CaptureFixture
             for number in range(3)
         ]
         for run in runs:
-            assert (await orchestrator.wait(run.run_id, timeout=10)).status is RunStatus.COMPLETED
+            assert (await orchestrator.wait(run.run_id, timeout=60)).status is RunStatus.COMPLETED
     lines = _lines(capsys)
     for run in runs:
         mine = [line for line in lines if line.get("run") == run.run_id]

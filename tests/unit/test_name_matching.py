@@ -157,6 +157,7 @@ def near_pairs(draw: st.DrawFn) -> tuple[str, str]:
 
 
 @given(TYPES, near_pairs())
+@example("organization", ("aa abaeb", "aa ab aeb"))
 def test_what_scores_as_the_same_shares_a_block(type_: str, pair: tuple[str, str]) -> None:
     one, other = pair
     if score(type_, one, other) >= MERGE_AT:

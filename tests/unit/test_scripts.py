@@ -252,7 +252,7 @@ def run_script(checkout: Path, name: str, **environment: str) -> subprocess.Comp
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=170,
     )
 
 

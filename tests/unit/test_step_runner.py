@@ -81,7 +81,7 @@ async def test_an_end_that_cant_be_written_is_a_failure(runner: StepRunner, stor
 
 async def test_a_function_that_raises_stop_iteration(runner: StepRunner, store: Store) -> None:
     step = await pushed(store, lambda: next(iter(())))
-    await asyncio.wait_for(runner.work(step.step_id), 5)
+    await asyncio.wait_for(runner.work(step.step_id), 60)
     row = await store.get_step(step.step_id)
     assert row.error is not None
     assert row.error["message"] == "the step raised StopIteration"
