@@ -89,7 +89,7 @@ class Cluster:
         """Everyone is trusted but roles named locked_*, who need a password over TCP."""
         if os.geteuid() == 0:
             shutil.chown(self.directory, _OS_USER)
-        subprocess.run(["cp", "-a", str(_made_once()), str(self.data)], check=True)
+        subprocess.run(["cp", "-a", str(_made_once(_BIN)), str(self.data)], check=True)
 
     def start(self) -> None:
         """Start and wait until it accepts connections."""
@@ -128,13 +128,13 @@ def _run(directory: Path, program: str, *arguments: str) -> None:
 
 
 @cache
-def _made_once() -> Path:
-    """A data directory as initdb makes it, of which all clusters of this process are copies."""
+def _made_once(programs: Path) -> Path:
+    """A data directory as the initdb of these programs makes it, of which all their clusters here are copies."""
     directory = _directory(on_disk=False)
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
     if os.geteuid() == 0:
         ensure_user_exists(_OS_USER)
-        for path in (*_BIN.parents, _BIN):
+        for path in (*programs.parents, programs):
             path.chmod(path.stat().st_mode | 0o055)
         shutil.chown(directory, _OS_USER)
     data = directory / "data"
