@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
 import operator
 import random
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -29,11 +28,11 @@ from typing_extensions import TypedDict
 
 from checkpointer.metrics import LOAD_SECONDS, SAVE_SECONDS, QuickHistogram
 from orchestrator import Orchestrator, OrchestratorSettings, RunStatus, open_orchestrator
-from orchestrator.cli.heap import settle_heap
 from tests.bench import options
 from tests.bench.chart import draw_marks, save
 from tests.bench.figures import Figure, as_json, percentile
 from tests.bench.machine import describe, server_settings
+from tests.bench.settled import settled
 from tests.bench.tabled import TabledReport
 from tests.postgres import fresh_database, own_cluster
 
@@ -130,23 +129,12 @@ async def _measure(admin_dsn: str, chosen: argparse.Namespace, console: Console)
         console.print(f"{size} runs at once, {crowd.seconds:.0f} s")
         with fresh_database(admin_dsn) as dsn, _timed(SAVE_SECONDS, crowd.saves), _timed(LOAD_SECONDS, crowd.loads):
             settings = OrchestratorSettings(use_postgres_saver=True, postgres_connection_string=dsn)
-            async with open_orchestrator({"walk": _graph()}, settings=settings) as orchestrator, _settled():
-                ends = monotonic() + crowd.seconds
-                await asyncio.gather(*(_one_after_the_other(orchestrator, crowd, ends) for _ in range(size)))
+            async with open_orchestrator({"walk": _graph()}, settings=settings) as orchestrator:
+                with settled():
+                    ends = monotonic() + crowd.seconds
+                    await asyncio.gather(*(_one_after_the_other(orchestrator, crowd, ends) for _ in range(size)))
         crowds.append(crowd)
     return crowds
-
-
-@asynccontextmanager
-async def _settled() -> AsyncIterator[None]:
-    """Garbage is collected as in a server."""
-    thresholds = gc.get_threshold()
-    settle_heap()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-        gc.set_threshold(*thresholds)
 
 
 @contextmanager

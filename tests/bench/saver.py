@@ -21,6 +21,7 @@ from tests.bench.memory import memory_figure
 from tests.bench.profiling import profile
 from tests.bench.report import Report
 from tests.bench.rounds import one_round, warm_up
+from tests.bench.settled import settled
 from tests.bench.workloads import WORKLOADS, Sample, Workload
 from tests.postgres import own_cluster
 
@@ -91,10 +92,11 @@ async def _measure(
     async with open_contenders(dsn, directory, names) as contenders:
         console.print("warming up")
         await warm_up(contenders, chosen.work, short=chosen.quick)
-        for number in range(rounds):
-            console.print(f"round {number + 1} of {rounds}, times in ms")
-            async for workload, contender, sample in one_round(number, contenders, chosen.work, console.print):
-                results[workload][contender].append(sample)
+        with settled():
+            for number in range(rounds):
+                console.print(f"round {number + 1} of {rounds}, times in ms")
+                async for workload, contender, sample in one_round(number, contenders, chosen.work, console.print):
+                    results[workload][contender].append(sample)
         figures = speed_figures(results)
         ours = next((contender for contender in contenders if contender.name == "ours"), None)
         if ours is not None and chosen.work == list(WORKLOADS):
