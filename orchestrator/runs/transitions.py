@@ -137,7 +137,8 @@ def seconds(value: float | None) -> bytes:
 class Transition(Item):
     """One run's share of a batch: its row for the statement of its kind, its activities, and its events as JSON.
 
-    `parent` is the run that hears of its end, whose row the statement locks too.
+    `also_locks` is what the statement locks, or waits for, beside the run's own row: that of the run which hears of its
+    end, or an idempotency key, which another server may be writing.
     """
 
     kind: Kind
@@ -146,7 +147,7 @@ class Transition(Item):
     told: RunNotes | None = None
     events: bytes = b""
     owner: int = 0
-    parent: str = ""
+    also_locks: str = ""
 
 
 class Transitions(Batcher[Transition]):
@@ -183,9 +184,9 @@ class Transitions(Batcher[Transition]):
         timeout_s = min(self._time_left(batch), _SILENCE_S)
         for kind in _COLUMNS:
             items = [item for item in batch if item.kind == kind]
-            if kind in ("finish", "record"):
-                # In one order everywhere, so that two batches never wait for each other's rows crosswise.
-                items.sort(key=lambda item: (item.parent, item.run_id))
+            # In one order everywhere, so that two batches never wait for each other's rows crosswise. New runs without
+            # a key stay in the order of their coming: nobody else has their rows, and those of a thread take turns.
+            items.sort(key=lambda item: (item.also_locks, "" if item.kind == "create" else item.run_id))
             if items:
                 await self._send(connection, kind, items, timeout_s)
         return []

@@ -139,9 +139,8 @@ def one_graph(directory: Path) -> None:
 
 
 def test_the_readme(postgres_dsn: str, tmp_path: Path) -> None:
-    one_graph(tmp_path)
-    (tmp_path / "reports").mkdir()
-    (tmp_path / "reports" / "may.md").write_text("Acme Corporation acquired Globex in 2019.")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "may.md").write_text("Acme Corporation acquired Globex in 2019.")
     health = Block("README.md", 0, "sh", "echo; curl -s localhost:3456/api/health/checkpointer; echo\n")
     given = {"POSTGRES_CONNECTION_STRING": postgres_dsn}
     printed = play([*blocks("README.md", "sh"), health], tmp_path, free_port(), given, {})

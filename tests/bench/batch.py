@@ -14,7 +14,7 @@ import httpx
 from rich.console import Console
 
 from tests.bench import options
-from tests.bench.batch_corpus import write_corpus
+from tests.bench.batch_corpus import USUAL_KB, write_corpus
 from tests.bench.batch_loop import loop
 from tests.bench.batch_report import BatchReport, Cost, Pair, batch_figures, draw
 from tests.bench.batch_watch import watch, write_graph_file
@@ -62,6 +62,13 @@ def _parser() -> argparse.ArgumentParser:
         help=f"in the corpus ({_DOCUMENTS:,}; with --quick {_QUICK_DOCUMENTS})",
     )
     parser.add_argument(
+        "--kilobytes",
+        type=options.positive,
+        metavar="N",
+        default=USUAL_KB,
+        help="of a document, from 2 on (%(default)s): the longer it is, the less its run weighs",
+    )
+    parser.add_argument(
         "--processes", type=options.positive, metavar="N", default=1, help="of the batch, and of the loop (%(default)s)"
     )
     parser.add_argument(
@@ -100,8 +107,8 @@ async def _speeds(
 ) -> tuple[list[Pair], Cost]:
     """Seconds of both, one after the other, the first one in turns; and what a document costs."""
     corpora, number = directory / "corpora", chosen.documents
-    whole = write_corpus(corpora / "whole", number)
-    write_corpus(corpora / "warm", _WARM_UP)
+    whole = write_corpus(corpora / "whole", number, chosen.kilobytes)
+    write_corpus(corpora / "warm", _WARM_UP, chosen.kilobytes)
     pairs = []
     async with open_crew(cluster.dsn(), directory, corpora, workers=chosen.processes) as crew:
         await crew.batch("warm", _WARM_UP)

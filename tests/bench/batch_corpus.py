@@ -1,7 +1,7 @@
 """The corpus of the batch bench: reports in Markdown, made of the same few hundred names, the same each time.
 
-Each document is about four kilobytes of plain English with a heading: what an extraction is asked to read. Names
-recur over the documents, so that entity resolution has something to find.
+Each document is about four kilobytes of plain English with a heading, or as many as asked for, with as many more names
+in it. Names recur over the documents, so that entity resolution has something to find.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-__all__ = ["write_corpus"]
+__all__ = ["USUAL_KB", "write_corpus"]
 
+USUAL_KB = 4
 _SEED = 20260101
 _HEADS = (
     "Northwind",
@@ -48,19 +49,19 @@ _FILLER = (
 )
 
 
-def write_corpus(directory: Path, number: int) -> Path:
-    """So many files below `directory`, which is made."""
+def write_corpus(directory: Path, number: int, kilobytes: int = USUAL_KB) -> Path:
+    """So many files of so many kilobytes below `directory`, which is made."""
     directory.mkdir(parents=True)
     for position in range(number):
-        (directory / f"report{position:05}.md").write_text(_document(position))
+        (directory / f"report{position:05}.md").write_text(_document(position, kilobytes))
     return directory
 
 
-def _document(position: int) -> str:
+def _document(position: int, kilobytes: int) -> str:
     chance = random.Random(_SEED + position)  # noqa: S311 - no secret
-    names = [f"{chance.choice(_HEADS)} {chance.choice(_TAILS)} {chance.choice(_FORMS)}" for _ in range(4)]
-    people = [f"{chance.choice(_FIRST)} {chance.choice(_LAST)}" for _ in range(4)]
-    paragraphs = [_paragraph(chance, names, people) for _ in range(8)]
+    names = [f"{chance.choice(_HEADS)} {chance.choice(_TAILS)} {chance.choice(_FORMS)}" for _ in range(kilobytes)]
+    people = [f"{chance.choice(_FIRST)} {chance.choice(_LAST)}" for _ in range(kilobytes)]
+    paragraphs = [_paragraph(chance, names, people) for _ in range(2 * kilobytes)]
     return f"# Report {position} on {names[0]}\n\n" + "\n\n".join(paragraphs) + "\n"
 
 

@@ -305,6 +305,33 @@ async def test_an_idempotency_key_makes_one_run_over_two_servers(settings: Orche
         assert (await first.wait(runs[0].run_id, timeout=30)).status is RunStatus.COMPLETED
 
 
+async def test_starts_with_the_same_keys_in_another_order_do_not_wait_for_each_other_crosswise(
+    settings: OrchestratorSettings, postgres_dsn: str
+) -> None:
+    keys = [f"k{n}" for n in range(40)]
+    graphs = {"chain": chain()}
+    async with (
+        open_orchestrator(graphs, settings=settings) as first,
+        open_orchestrator(graphs, settings=settings) as second,
+    ):
+        for wave in range(8):
+            starts = [(first, key) for key in keys] + [(second, key) for key in reversed(keys)]
+            begun = (server.start("chain", {"text": "x"}, idempotency_key=f"{wave} {key}") for server, key in starts)
+            assert len({run.run_id for run in await asyncio.gather(*begun)}) == len(keys)
+    with psycopg.connect(postgres_dsn, autocommit=True) as conn:
+        # What a backend has counted is known once it is gone.
+        await until(lambda: _alone(conn))
+        query = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+        assert conn.execute(query).fetchone() == (0,)
+
+
+def _alone(conn: psycopg.Connection) -> bool:
+    query = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend'"
+    )
+    return conn.execute(query.encode()).fetchone() == (1,)
+
+
 async def test_runs_survive_a_restart_of_postgres(cluster: Cluster, own_settings: OrchestratorSettings) -> None:
     gates = Gates()
     async with open_orchestrator({"chain": chain(gates=gates)}, settings=own_settings) as orchestrator:
