@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Literal
 from uuid import uuid4
 
+import psutil
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
@@ -42,7 +43,7 @@ _OS_USER = "pgserver"  # PostgreSQL refuses to run as root
 # Below 32768, where the system begins on its own.
 _FIRST_PORT, _PORTS, _SHARES = 12_000, 1_000, 20
 _MEMORY = "/dev/shm"
-_ENOUGH_BYTES = 2 * 2**30
+_ENOUGH_BYTES, _ENOUGH_FREE_BYTES = 2 * 2**30, 6 * 2**30
 _COPIES_FILES_SINCE = 15_00_00
 
 
@@ -147,11 +148,18 @@ def _made_once(programs: Path) -> Path:
 
 def _directory(*, on_disk: bool) -> Path:
     place = "/tmp"
-    if not on_disk and os.path.isdir(_MEMORY) and shutil.disk_usage(_MEMORY).free > _ENOUGH_BYTES:
+    if not on_disk and _has_memory():
         place = _MEMORY
     directory = Path(tempfile.mkdtemp(prefix="holdfast-pg-", dir=place))
     directory.chmod(0o755)
     return directory
+
+
+def _has_memory() -> bool:
+    """Also beside what the tests themselves take: a tmpfs may be as large as all memory."""
+    if not os.path.isdir(_MEMORY) or psutil.virtual_memory().available < _ENOUGH_FREE_BYTES:
+        return False
+    return shutil.disk_usage(_MEMORY).free > _ENOUGH_BYTES
 
 
 @contextmanager
